@@ -1,0 +1,45 @@
+"""What the reference said about one geometry, and how well it was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_calc.reference.level import LevelOfTheory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """A converged and checked reference answer for N atoms.
+
+    Attributes
+    ----------
+    energy
+        Total energy on the reference's own zero, eV.
+    forces
+        Shape (N, 3), eV/A.
+    stress
+        Voigt-6, eV/A^3, or None for molecules.
+    level
+        What was solved.
+    rung
+        Step of the SCF ladder that converged, ``direct`` for other references.
+    checks
+        Numbers that were checked: net force (eV/A), cycles, gap (eV), <S^2>.
+    wall_seconds
+        Time the reference took, s.
+    versions
+        Program versions, by package name.
+    """
+
+    energy: float
+    forces: NDArray[np.float64]
+    level: LevelOfTheory
+    stress: NDArray[np.float64] | None = None
+    rung: str = "direct"
+    checks: Mapping[str, float] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
