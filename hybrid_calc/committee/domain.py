@@ -7,8 +7,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from hybrid_calc.committee.prediction import CommitteeInfo
-from hybrid_calc.errors import StructureError, UnknownElementError
+from hybrid_calc.errors import LevelMismatchError, StructureError, UnknownElementError
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
+from hybrid_calc.reference.level import LevelOfTheory
 
 
 def symbols(numbers: frozenset[int]) -> str:
@@ -60,3 +61,23 @@ def refuse_outside(atoms: Atoms, info: CommitteeInfo) -> None:
             f"committee {info.name!r} answers molecules only; set atoms.pbc = False "
             "or choose a committee for periodic cells."
         )
+
+
+def check_levels(info: CommitteeInfo, level: LevelOfTheory) -> None:
+    """Refuse a reference that solves other physics than the committee learned.
+
+    A committee whose level nobody knows passes: energies are aligned all the
+    same, and the labels judge it.
+
+    Raises
+    ------
+    LevelMismatchError
+        Both levels are known and differ in physics.
+    """
+    if info.level is None or info.level.same_physics(level):
+        return
+    raise LevelMismatchError(
+        f"committee {info.name!r} was trained on {info.level}; the reference solves {level}. "
+        "Every difference between the two would count as an error of the committee. Choose a "
+        "matching pair, or set reference.allow_level_mismatch: true."
+    )

@@ -1,11 +1,13 @@
-"""What the reference said about one geometry, and how well it was checked."""
+"""What the reference said about one geometry, how well it was checked, and who can say it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from hybrid_calc.reference.level import LevelOfTheory
@@ -43,3 +45,30 @@ class Label:
     checks: Mapping[str, float] = field(default_factory=dict)
     wall_seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Reference(Protocol):
+    """Whoever answers where the committee cannot be trusted.
+
+    ``tests/contracts/test_reference.py`` holds what every implementation must
+    pass: shapes, finite numbers, typed failures, a stable level.
+    """
+
+    @property
+    def level(self) -> LevelOfTheory:
+        """Level of theory of every label."""
+
+    def label(self, atoms: Atoms) -> Label:
+        """Solve one geometry and check the answer.
+
+        Raises
+        ------
+        ReferenceFailed
+            No answer that can be trusted.
+        StructureError
+            A geometry nobody can compute.
+        """
+
+    def close(self) -> None:
+        """Release processes and files; calling it again does nothing."""

@@ -1,0 +1,69 @@
+"""Machine-learned potentials in ASE that ask DFT where they cannot be trusted.
+
+Everything public is importable from here; nothing heavy is imported before
+it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid_calc.calculator import HybridCalculator, HybridHandle
+    from hybrid_calc.committee.ani import AniCommittee
+    from hybrid_calc.committee.mace import MaceCommittee
+    from hybrid_calc.committee.members import MembersCommittee
+    from hybrid_calc.committee.prediction import Committee, CommitteeInfo, Domain, Prediction
+    from hybrid_calc.committee.toy import ToyCommittee
+    from hybrid_calc.engine import Step
+    from hybrid_calc.flags.limits import FlagLimits
+    from hybrid_calc.gate.gate import Gate
+    from hybrid_calc.gate.settings import GateSettings
+    from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
+    from hybrid_calc.reference.label import Label, Reference
+    from hybrid_calc.reference.level import LevelOfTheory
+    from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL, PySCFReference
+    from hybrid_calc.reference.toy import ToyReference
+    from hybrid_calc.store.frames import FrameStore
+    from hybrid_calc.store.record import Record
+
+_HOMES = {
+    "ANI_1X_LEVEL": "reference.pyscf_backend",
+    "AniCommittee": "committee.ani",
+    "AseReference": "reference.ase_backend",
+    "Committee": "committee.prediction",
+    "CommitteeInfo": "committee.prediction",
+    "Domain": "committee.prediction",
+    "FlagLimits": "flags.limits",
+    "FrameStore": "store.frames",
+    "Gate": "gate.gate",
+    "GateSettings": "gate.settings",
+    "HybridCalculator": "calculator",
+    "HybridHandle": "calculator",
+    "Label": "reference.label",
+    "LevelOfTheory": "reference.level",
+    "MaceCommittee": "committee.mace",
+    "MembersCommittee": "committee.members",
+    "Prediction": "committee.prediction",
+    "PySCFReference": "reference.pyscf_backend",
+    "Record": "store.record",
+    "Reference": "reference.label",
+    "Step": "engine",
+    "ToyCommittee": "committee.toy",
+    "ToyReference": "reference.toy",
+    "gfn2_xtb": "reference.ase_backend",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - one table says both name and home
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,529 @@
+"""The way of one geometry: flags, committee, gate, reference, store, answer.
+
+One engine holds one committee, one reference, one gate and one store, and may
+be shared by many calculators (images of a band, replicas); calls are taken
+one at a time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import threading
+import time
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hybrid_calc.committee.domain import refuse_outside
+from hybrid_calc.committee.prediction import Committee, Prediction
+from hybrid_calc.committee.spread import max_force_error
+from hybrid_calc.errors import PredictionFailed, ReferenceFailed
+from hybrid_calc.flags.limits import FlagLimits
+from hybrid_calc.flags.monitor import Monitor, Survey
+from hybrid_calc.flags.report import Flag, FlagReport, Severity
+from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.policy import Decision, Source
+from hybrid_calc.gate.regime import Regime, classify
+from hybrid_calc.geometry import check_structure, composition_key, geometry_key
+from hybrid_calc.reference.label import Label, Reference
+from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REMEMBERED_GEOMETRIES = 256
+"""Answers kept for geometries that drivers ask for again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Everything that happened to one geometry.
+
+    Attributes
+    ----------
+    index
+        Geometries of the engine before this one.
+    prediction
+        What the committee said, None where it could not.
+    flags
+        What physics said.
+    regime
+        Kind of geometry.
+    decision
+        Who was to answer and why.
+    source
+        Who answered: an audit that found nothing leaves the answer to the committee.
+    label
+        What the reference said, raw, or None.
+    energy
+        The answer, eV, on the committee's energy zero.
+    forces
+        The answer, eV/A, shape (N, 3).
+    stress
+        The answer, Voigt-6, eV/A^3, or None.
+    energy_jump
+        Change of the potential energy because the source changed here, eV.
+    force_error, energy_error
+        Of the committee against the label, eV/A and eV; None without both.
+    good
+        Whether those were within tolerance; None without both.
+    verified
+        False where the reference should have answered and could not.
+    seconds
+        Wall time by stage, s.
+    """
+
+    index: int
+    prediction: Prediction | None
+    flags: FlagReport
+    regime: Regime
+    decision: Decision
+    source: Source
+    label: Label | None
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+    energy_jump: float
+    force_error: float | None
+    energy_error: float | None
+    good: bool | None
+    verified: bool
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one JSON-able line about the step, without the arrays."""
+        decision = self.decision
+        return {
+            "index": self.index,
+            "source": self.source.value,
+            "regime": str(self.regime),
+            "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
+            "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],
+            "flags": [str(flag) for flag in self.flags.flags],
+            "spread": None if np.isnan(decision.spread) else decision.spread,
+            "factor": decision.factor,
+            "threshold": decision.threshold,
+            "trusted_neighbours": decision.trust.neighbours,
+            "audit_probability": decision.audit_probability,
+            "labelled": self.label is not None,
+            "energy": self.energy,
+            "energy_jump": self.energy_jump,
+            "force_error": self.force_error,
+            "energy_error": self.energy_error,
+            "good": self.good,
+            "verified": self.verified,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Trajectory:
+    """What must be remembered from one geometry of a trajectory to the next.
+
+    Attributes
+    ----------
+    monitor
+        Memory of the flags.
+    source
+        Who answered last, None at the start.
+    difference
+        Aligned reference energy minus committee energy where both were last known, eV.
+    jump_sum
+        Sum of all energy jumps, eV: kinetic plus potential energy minus this
+        is what MD conserves.
+    """
+
+    monitor: Monitor
+    source: Source | None = None
+    difference: float = 0.0
+    jump_sum: float = 0.0
+
+    def jump_to(self, source: Source, difference: float | None) -> float:
+        """Note who answers now and return the energy jump, eV.
+
+        A change to the reference jumps here, where both energies are known;
+        a change back jumps by what was last known of their difference.
+        """
+        before, self.source = self.source, source
+        if difference is not None:
+            self.difference = difference
+        if before is None or before is source:
+            return 0.0
+        jump = self.difference if source is Source.REFERENCE else -self.difference
+        self.jump_sum += jump
+        return jump
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        return {
+            "monitor": self.monitor.state(),
+            "source": None if self.source is None else self.source.value,
+            "difference": self.difference,
+            "jump_sum": self.jump_sum,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.monitor.restore(state["monitor"])
+        self.source = None if state["source"] is None else Source(state["source"])
+        self.difference, self.jump_sum = state["difference"], state["jump_sum"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Counts over all geometries of an engine.
+
+    Attributes
+    ----------
+    geometries
+        Different geometries answered.
+    labels
+        Geometries labelled by the reference, reused ones included.
+    reused
+        Labels that the store had already.
+    failures
+        Reference failures.
+    unverified
+        Geometries whose answer should have been the reference's and is not.
+    reasons
+        Times each policy asked.
+    seconds
+        Wall time by stage, s.
+    """
+
+    geometries: int = 0
+    labels: int = 0
+    reused: int = 0
+    failures: int = 0
+    unverified: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+class Engine:
+    """Run the stages for one geometry after another.
+
+    Parameters
+    ----------
+    committee, reference, gate
+        Who predicts, who labels, who decides.
+    store
+        Where labels go; None keeps none, for experiments only.
+    limits
+        Of the flags.
+    on_step
+        Called with every new step, in order.
+
+    Raises
+    ------
+    LevelMismatchError
+        The store holds labels of another level than the reference's.
+    """
+
+    def __init__(
+        self,
+        *,
+        committee: Committee,
+        reference: Reference,
+        gate: Gate,
+        store: FrameStore | None = None,
+        limits: FlagLimits | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> None:
+        if store is not None:
+            store.check_level(reference.level)
+        self.committee = committee
+        self.reference = reference
+        self.gate = gate
+        self.store = store
+        self.limits = limits or FlagLimits()
+        self.on_step = on_step
+        self.tally = Tally()
+        self.run = uuid.uuid4().hex[:12]
+        self._zeros: dict[str, float] = {}
+        self._steps: OrderedDict[str, Step] = OrderedDict()
+        self._lock = threading.RLock()
+        self._versions = _versions()
+
+    def new_trajectory(self) -> Trajectory:
+        """Return an empty memory for one more trajectory."""
+        return Trajectory(monitor=Monitor(self.limits, self.committee.info))
+
+    def evaluate(self, atoms: Atoms, trajectory: Trajectory, *, wanted: str = "") -> Step:
+        """Answer one geometry; the same geometry again gets the same answer.
+
+        Parameters
+        ----------
+        atoms
+            The geometry, with charge and spin in ``info``.
+        trajectory
+            It belongs to.
+        wanted
+            Why a driver wants a label whatever the gate says; empty where it does not.
+
+        Raises
+        ------
+        StructureError, UnknownElementError
+            Nobody can compute it, or the user refuses what the committee does not know.
+        BudgetExhausted, ReferenceFailed
+            The answer would have to come from the reference and cannot.
+        StoreError
+            The label could not be made durable.
+        """
+        check_structure(atoms)
+        key = geometry_key(atoms)
+        with self._lock:
+            known = self._steps.get(key)
+            if known is not None and (known.label is not None or not wanted):
+                self._steps.move_to_end(key)
+                return known
+            step = self._answer(atoms, trajectory, wanted)
+            self._steps[key] = step
+            if len(self._steps) > REMEMBERED_GEOMETRIES:
+                self._steps.popitem(last=False)
+            if self.on_step is not None:
+                self.on_step(step)
+            return step
+
+    def close(self) -> None:
+        """Release the reference and bring the store's file up to date."""
+        self.reference.close()
+        if self.store is not None:
+            self.store.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, JSON-able."""
+        tally = self.tally
+        return {
+            "gate": self.gate.state(),
+            "zeros": self._zeros,
+            "tally": {
+                "geometries": tally.geometries,
+                "labels": tally.labels,
+                "reused": tally.reused,
+                "failures": tally.failures,
+                "unverified": tally.unverified,
+                "reasons": dict(tally.reasons),
+                "seconds": dict(tally.seconds),
+            },
+            "run": self.run,
+            "committee": self.committee.info.identity,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.gate.restore(state["gate"])
+        self._zeros = dict(state["zeros"])
+        counts = dict(state["tally"])
+        self.tally = Tally(
+            reasons=Counter(counts.pop("reasons")), seconds=Counter(counts.pop("seconds")), **counts
+        )
+        self.run = state["run"]
+
+    def _answer(self, atoms: Atoms, trajectory: Trajectory, wanted: str) -> Step:
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "flags"):
+            survey = trajectory.monitor.survey(atoms)
+        with _timed(seconds, "committee"):
+            prediction, survey = self._predict(atoms, survey)
+        with _timed(seconds, "gate"):
+            regime = classify(atoms, survey.report, self.limits)
+            decision = self.gate.decide(prediction, survey, regime, len(atoms), wanted=wanted)
+        label = None
+        if decision.source is Source.REFERENCE:
+            with _timed(seconds, "reference"):
+                label = self._label(atoms, prediction, survey, decision)
+        with _timed(seconds, "gate"):
+            step = self._settle(atoms, trajectory, prediction, survey, decision, label, seconds)
+        if label is not None and self.store is not None:
+            with _timed(seconds, "store"):
+                self.store.append(self._record(atoms, step))
+        self._count(step)
+        return step
+
+    def _predict(self, atoms: Atoms, survey: Survey) -> tuple[Prediction | None, Survey]:
+        """Ask the committee where it may be asked; a failure becomes a flag."""
+        if any(not flag.trustable for flag in survey.report.flags):
+            if self.gate.settings.outside_domain == "refuse":
+                refuse_outside(atoms, self.committee.info)
+            return None, survey
+        try:
+            return self.committee.predict(atoms), survey
+        except PredictionFailed:
+            failed = Flag(name="prediction_failed", severity=Severity.HARD, trustable=False)
+            report = FlagReport(
+                flags=(failed, *survey.report.flags),
+                mean_temperature=survey.report.mean_temperature,
+            )
+            return None, Survey(report=report, fingerprint=survey.fingerprint)
+
+    def _label(
+        self, atoms: Atoms, prediction: Prediction | None, survey: Survey, decision: Decision
+    ) -> Label | None:
+        """Return the label, from the store where it is known; None where failure is tolerated."""
+        if self.store is not None:
+            known = self.store.find_label(atoms, self.reference.level)
+            if known is not None:
+                self.tally.reused += 1
+                return known
+        self.gate.budget.spend(audit=decision.is_audit)
+        try:
+            return self.reference.label(atoms)
+        except ReferenceFailed as error:
+            self.tally.failures += 1
+            self._quarantine(atoms, prediction, survey, decision, error)
+            hard = survey.report.of(Severity.HARD)
+            tolerated = self.gate.settings.when_reference_fails == "continue"
+            if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
+                raise
+            return None
+
+    def _settle(
+        self,
+        atoms: Atoms,
+        trajectory: Trajectory,
+        prediction: Prediction | None,
+        survey: Survey,
+        decision: Decision,
+        label: Label | None,
+        seconds: dict[str, float],
+    ) -> Step:
+        """Choose the answer, align its energy, and learn from the label."""
+        zero = self._zero(atoms, prediction, label)
+        force_error = energy_error = good = None
+        difference = None
+        if label is not None and prediction is not None:
+            difference = label.energy - zero - prediction.energy
+            force_error = max_force_error(prediction.mean_forces, label.forces)
+            energy_error = -difference
+            good = self.gate.learn(decision, survey, force_error, energy_error)
+        if label is not None and not (decision.is_audit and good):
+            source = Source.REFERENCE
+            energy, forces, stress = label.energy - zero, label.forces, label.stress
+        elif prediction is not None:
+            source = Source.COMMITTEE
+            energy, forces = prediction.energy, prediction.mean_forces
+            stress = prediction.mean_stress
+        else:
+            raise PredictionFailed(
+                "neither committee nor reference has an answer for this geometry; "
+                "see the flags of the step before."
+            )
+        asked_in_vain = label is None and decision.source is Source.REFERENCE
+        return Step(
+            index=self.tally.geometries,
+            prediction=prediction,
+            flags=survey.report,
+            regime=decision.regime,
+            decision=decision,
+            source=source,
+            label=label,
+            energy=energy,
+            forces=forces,
+            stress=stress,
+            energy_jump=trajectory.jump_to(source, difference),
+            force_error=force_error,
+            energy_error=energy_error,
+            good=good,
+            verified=not (decision.unpaid or asked_in_vain),
+            seconds=seconds,
+        )
+
+    def _zero(self, atoms: Atoms, prediction: Prediction | None, label: Label | None) -> float:
+        """Return what to subtract from the reference's energies of this composition, eV.
+
+        Set at the first label so that both agree there; then never changed,
+        since a change would be a jump.
+        """
+        numbers, charge, multiplicity = composition_key(atoms)
+        key = f"{numbers.hex()}:{charge}:{multiplicity}"
+        if key not in self._zeros and prediction is not None and label is not None:
+            self._zeros[key] = label.energy - prediction.energy
+        return self._zeros.get(key, 0.0)
+
+    def _record(self, atoms: Atoms, step: Step) -> Record:
+        meta = step.to_dict() | self._provenance()
+        del meta["seconds"]
+        return Record.of(
+            atoms,
+            level=self.reference.level,
+            label=step.label,
+            prediction=step.prediction,
+            meta=meta,
+        )
+
+    def _quarantine(
+        self,
+        atoms: Atoms,
+        prediction: Prediction | None,
+        survey: Survey,
+        decision: Decision,
+        error: ReferenceFailed,
+    ) -> None:
+        """Keep what the reference could not answer, apart from every label."""
+        if self.store is None:
+            return
+        meta = {
+            "regime": str(decision.regime),
+            "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
+            "flags": [str(flag) for flag in survey.report.flags],
+            "details": error.details,
+        }
+        self.store.append(
+            Record.of(
+                atoms,
+                level=self.reference.level,
+                label=None,
+                rejection=f"{type(error).__name__}: {error}",
+                prediction=prediction,
+                meta=meta | self._provenance(),
+            )
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "step": self.tally.geometries,
+            "committee": self.committee.info.identity,
+            "committee_name": self.committee.info.name,
+            "versions": self._versions,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def _count(self, step: Step) -> None:
+        tally = self.tally
+        tally.geometries += 1
+        tally.labels += step.label is not None
+        tally.unverified += not step.verified
+        tally.reasons.update(step.decision.policies)
+        tally.seconds.update(step.seconds)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what makes an answer."""
+    versions = {"python": platform.python_version()}
+    for package in ("hybrid_calc", "ase", "numpy", "torch", "mace-torch", "torchani", "pyscf"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

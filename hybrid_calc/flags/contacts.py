@@ -1,0 +1,74 @@
+"""Distances between all pairs, and pairs too close to be chemistry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.geometry import find_mic
+from numpy.typing import NDArray
+
+from hybrid_calc.flags.report import Flag, Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Every pair i < j of N atoms, P = N (N - 1) / 2 of them.
+
+    Attributes
+    ----------
+    first, second
+        Indices i and j, shape (P,).
+    radii_sum
+        R_i + R_j of the covalent radii (Cordero 2008, as in ASE), A, shape (P,).
+    """
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    radii_sum: NDArray[np.float64]
+
+
+def pairs_of(numbers: NDArray[np.integer]) -> Pairs:
+    """Return the pairs of a structure; they depend on the elements only."""
+    first, second = np.triu_indices(len(numbers), 1)
+    radii = covalent_radii[numbers]
+    return Pairs(first=first, second=second, radii_sum=radii[first] + radii[second])
+
+
+def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
+    """Return the distance of each pair, A, to the nearest image where periodic, shape (P,)."""
+    positions = atoms.positions
+    vectors = positions[pairs.first] - positions[pairs.second]
+    if atoms.pbc.any() and len(vectors):
+        vectors, _ = find_mic(vectors, atoms.cell, atoms.pbc)
+    return np.sqrt(np.einsum("px,px->p", vectors, vectors))
+
+
+def close_contacts(
+    distances: NDArray[np.float64], pairs: Pairs, ratio: float
+) -> tuple[Flag, ...]:
+    """Flag pairs closer than `ratio` times the sum of their covalent radii.
+
+    One flag, for the worst pair, naming every atom that clashes.
+    """
+    relative = distances / pairs.radii_sum
+    clashing = np.flatnonzero(relative < ratio)
+    if len(clashing) == 0:
+        return ()
+    return (
+        Flag(
+            name="close_contact",
+            severity=Severity.HARD,
+            atoms=atoms_of(clashing[np.argsort(relative[clashing])], pairs),
+            value=float(relative[clashing].min()),
+            limit=ratio,
+        ),
+    )
+
+
+def atoms_of(chosen: NDArray[np.intp], pairs: Pairs) -> tuple[int, ...]:
+    """Return the atoms of the chosen pairs, each once, in the pairs' order."""
+    flat = np.column_stack([pairs.first[chosen], pairs.second[chosen]]).ravel()
+    return tuple(dict.fromkeys(flat.tolist()))

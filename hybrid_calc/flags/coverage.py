@@ -1,0 +1,93 @@
+"""Whether the committee was ever shown anything like this, and where evidence lies nearby."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from hybrid_calc.committee.domain import unknown_elements
+from hybrid_calc.committee.prediction import CommitteeInfo
+from hybrid_calc.flags.contacts import Pairs
+from hybrid_calc.flags.report import Flag, Severity
+from hybrid_calc.geometry import charge_of, multiplicity_of
+
+FINGERPRINT_CUTOFF = 3.0
+"""Radius of a fingerprint, A: bonded neighbours and, faintly, the next ones."""
+FINGERPRINT_CENTRES = np.linspace(0.6, 2.8, 12)
+"""Centres of the radial functions, A."""
+FINGERPRINT_WIDTH = 0.25
+"""Width of the radial functions, A."""
+
+
+def domain_flags(atoms: Atoms, info: CommitteeInfo) -> tuple[Flag, ...]:
+    """Flag element, charge, multiplicity and periodicity the committee was not trained on."""
+    flags = []
+    strangers = unknown_elements(atoms, info)
+    if strangers:
+        who = np.flatnonzero(np.isin(atoms.numbers, list(strangers)))
+        names = "_".join(chemical_symbols[number] for number in sorted(strangers))
+        flags.append(_outside(f"unknown_element_{names}", tuple(who.tolist())))
+    domain = info.domain
+    charge, multiplicity = charge_of(atoms), multiplicity_of(atoms)
+    if domain.charges is not None and charge not in domain.charges:
+        flags.append(_outside("unknown_charge", value=charge))
+    if domain.multiplicities is not None and multiplicity not in domain.multiplicities:
+        flags.append(_outside("unknown_multiplicity", value=multiplicity))
+    if atoms.pbc.any() and not domain.periodic:
+        flags.append(_outside("periodic_cell"))
+    return tuple(flags)
+
+
+def _outside(name: str, atoms: tuple[int, ...] = (), value: float = 0.0) -> Flag:
+    return Flag(name=name, severity=Severity.HARD, atoms=atoms, value=value, trustable=False)
+
+
+def fingerprint(
+    distances: NDArray[np.float64], pairs: Pairs, numbers: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Return what surrounds each atom, from the geometry alone, shape (N, D).
+
+    For each element present, the radial functions
+    exp(-((r - c) / w)^2) fc(r) summed over the neighbours of that element,
+    with the cosine cut-off fc of Behler and Parrinello 2007.  No model's
+    output enters, so that evidence cannot be fooled by the model it judges.
+
+    Parameters
+    ----------
+    distances
+        Of each pair, A, shape (P,).
+    pairs
+        Of the structure.
+    numbers
+        Atomic numbers, shape (N,).
+    """
+    elements, kinds = np.unique(numbers, return_inverse=True)
+    near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
+    lengths = distances[near]
+    radial = np.exp(-(((lengths[:, None] - FINGERPRINT_CENTRES) / FINGERPRINT_WIDTH) ** 2))
+    radial *= (0.5 + 0.5 * np.cos(np.pi * lengths / FINGERPRINT_CUTOFF))[:, None]
+    first, second = pairs.first[near], pairs.second[near]
+    result = np.zeros((len(numbers) * len(elements), len(FINGERPRINT_CENTRES)))
+    np.add.at(result, first * len(elements) + kinds[second], radial)
+    np.add.at(result, second * len(elements) + kinds[first], radial)
+    return result.reshape(len(numbers), -1)
+
+
+def fingerprint_distance(
+    here: NDArray[np.float64], there: NDArray[np.float64], atoms: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return how far the worst of the atoms is from itself in each other frame, shape (F,).
+
+    Parameters
+    ----------
+    here
+        Fingerprint of this geometry, shape (N, D).
+    there
+        Fingerprints of F other geometries of the same molecule, shape (F, N, D).
+    atoms
+        Indices that count.
+    """
+    difference = there[:, atoms] - here[atoms]
+    return np.sqrt(np.einsum("fad,fad->fa", difference, difference)).max(axis=1)

@@ -1,0 +1,63 @@
+"""How fast the atoms move."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+from numpy.typing import NDArray
+
+from hybrid_calc.flags.report import Flag, Severity
+
+
+def in_dynamics(atoms: Atoms) -> bool:
+    """Tell whether the structure comes from molecular dynamics: it has momenta."""
+    return "momenta" in atoms.arrays and bool(atoms.arrays["momenta"].any())
+
+
+def step_displacement(
+    atoms: Atoms, before: NDArray[np.float64], limit: float
+) -> tuple[Flag, ...]:
+    """Flag atoms that moved further than `limit` (A) since the geometry before.
+
+    Parameters
+    ----------
+    atoms
+        Geometry now.
+    before
+        Positions one step ago, A, shape (N, 3).
+    limit
+        Largest ordinary displacement, A.
+    """
+    moved = atoms.positions - before
+    if atoms.pbc.any():
+        moved, _ = find_mic(moved, atoms.cell, atoms.pbc)
+    lengths = np.sqrt(np.einsum("ix,ix->i", moved, moved))
+    far = np.flatnonzero(lengths > limit)
+    if len(far) == 0:
+        return ()
+    return (
+        Flag(
+            name="step_displacement",
+            severity=Severity.HARD,
+            atoms=tuple(far[np.argsort(-lengths[far])].tolist()),
+            value=float(lengths.max()),
+            limit=limit,
+            unit="A",
+        ),
+    )
+
+
+def high_temperature(mean_temperature: float, limit: float) -> tuple[Flag, ...]:
+    """Flag a mean temperature (K) above `limit` (K)."""
+    if mean_temperature <= limit:
+        return ()
+    return (
+        Flag(
+            name="mean_temperature",
+            severity=Severity.SOFT,
+            value=mean_temperature,
+            limit=limit,
+            unit="K",
+        ),
+    )

@@ -1,0 +1,145 @@
+"""The SCF ladder: what is tried, in order, until a converged and sensible state is found.
+
+Runs inside the PySCF worker.  PySCF reports numbers from unconverged SCFs
+without a word, and its second-order solver can land on a state that is not
+the ground state, so convergence and the order of orbitals are looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.units import Hartree
+
+LEVEL_SHIFT_HARTREE = 0.3
+DAMPING = 0.4
+LONG_CYCLES = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScfOutcome:
+    """The state one rung ended in, or why the ladder ended without one.
+
+    Attributes
+    ----------
+    field
+        The mean field as PySCF left it (its gradient can be taken), or None.
+    rung
+        Name of the rung that converged, empty where none did.
+    history
+        One sentence per rung tried.
+    cycles
+        SCF cycles over all rungs.
+    gap_ev
+        Lowest empty minus highest occupied orbital energy, eV.
+    s_squared
+        <S^2> of the state.
+    """
+
+    field: Any
+    rung: str
+    history: tuple[str, ...]
+    cycles: int
+    gap_ev: float
+    s_squared: float
+
+
+def climb(make_field: Callable[[], Any]) -> ScfOutcome:
+    """Try rung after rung until one converges to an aufbau state.
+
+    Parameters
+    ----------
+    make_field
+        Builds a fresh PySCF mean field of the level asked for.
+    """
+    history: list[str] = []
+    cycles = 0
+    for name, run in RUNGS.items():
+        field = run(make_field())
+        cycles += int(getattr(field, "cycles", 0) or 0)
+        if not field.converged:
+            history.append(f"{name}: not converged after {field.max_cycle} cycles")
+            continue
+        gap = aufbau_gap_ev(field)
+        if gap <= 0:
+            history.append(f"{name}: converged to a state with gap {gap:.2f} eV")
+            continue
+        return ScfOutcome(
+            field=field,
+            rung=name,
+            history=tuple(history),
+            cycles=cycles,
+            gap_ev=gap,
+            s_squared=_s_squared(field),
+        )
+    return ScfOutcome(
+        field=None, rung="", history=tuple(history), cycles=cycles, gap_ev=0.0, s_squared=0.0
+    )
+
+
+def aufbau_gap_ev(field: Any) -> float:
+    """Return lowest empty minus highest occupied orbital energy, eV.
+
+    The smaller one of both spins; infinite where a spin has no empty or no
+    occupied orbital (the hydrogen atom in a minimal basis).
+    """
+    energies = np.atleast_2d(np.asarray(field.mo_energy))
+    occupations = np.atleast_2d(np.asarray(field.mo_occ))
+    gaps = []
+    for levels, filled in zip(energies, occupations > 0, strict=True):
+        if filled.any() and not filled.all():
+            gaps.append(float(levels[~filled].min() - levels[filled].max()) * Hartree)
+    return min(gaps, default=float("inf"))
+
+
+def _diis(field: Any) -> Any:
+    field.kernel()
+    return field
+
+
+def _level_shift(field: Any) -> Any:
+    """Shift and damp to a state, then converge that state without help."""
+    field.level_shift = LEVEL_SHIFT_HARTREE
+    field.damp = DAMPING
+    field.diis_start_cycle = 8  # PySCF damps only before DIIS starts
+    field.max_cycle = LONG_CYCLES
+    field.kernel()
+    density = field.make_rdm1()
+    field.level_shift = 0.0
+    field.damp = 0.0
+    field.diis_start_cycle = 1
+    field.kernel(dm0=density)
+    return field
+
+
+def _second_order(field: Any) -> Any:
+    """Take a few shifted cycles, then Newton steps from there."""
+    field.level_shift = LEVEL_SHIFT_HARTREE
+    field.max_cycle = 20
+    field.kernel()
+    orbitals, occupations = field.mo_coeff, field.mo_occ
+    field.level_shift = 0.0
+    newton = field.newton()
+    newton.max_cycle = 50
+    newton.kernel(orbitals, occupations)
+    field.converged = newton.converged
+    for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot"):
+        setattr(field, name, getattr(newton, name))
+    return field
+
+
+RUNGS: dict[str, Callable[[Any], Any]] = {
+    "diis": _diis,
+    "level_shift": _level_shift,
+    "second_order": _second_order,
+}
+
+
+def _s_squared(field: Any) -> float:
+    if np.ndim(field.mo_occ) == 1:
+        return 0.0
+    value, _ = field.spin_square()
+    return float(value)

@@ -1,0 +1,218 @@
+"""One frame of the store: a geometry, what was said about it, and why it was asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from hybrid_calc.committee.prediction import Prediction
+from hybrid_calc.errors import StoreDamagedError
+from hybrid_calc.geometry import charge_of, geometry_key, multiplicity_of
+from hybrid_calc.reference.label import Label
+from hybrid_calc.reference.level import LevelOfTheory
+
+ARRAYS = {
+    "numbers": "",
+    "positions": "A",
+    "cell": "A",
+    "pbc": "",
+    "forces": "eV/A",
+    "stress": "eV/A^3",
+    "member_energies": "eV",
+    "member_forces": "eV/A",
+    "member_stress": "eV/A^3",
+}
+"""Unit of every array of a record; the order in which they are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A validated frame, or one the reference could not answer.
+
+    Attributes
+    ----------
+    numbers, positions, cell, pbc, charge, multiplicity
+        The geometry, A.
+    level
+        Level of theory asked.
+    label
+        The reference's raw answer, not aligned; None for a rejected frame.
+    rejection
+        Why there is no label; empty for a validated frame.
+    prediction
+        What every member said, or None where the committee could not answer.
+    meta
+        JSON-able: regime, flags, reasons, spread, factor, threshold,
+        audit_probability, committee, run, step, source, versions, created.
+    """
+
+    numbers: NDArray[np.integer]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    charge: int
+    multiplicity: int
+    level: LevelOfTheory
+    label: Label | None
+    rejection: str = ""
+    prediction: Prediction | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        atoms: Atoms,
+        *,
+        level: LevelOfTheory,
+        label: Label | None,
+        rejection: str = "",
+        prediction: Prediction | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Return the record of a structure."""
+        return cls(
+            numbers=atoms.numbers.copy(),
+            positions=atoms.positions.copy(),
+            cell=np.array(atoms.cell, dtype=np.float64),
+            pbc=atoms.pbc.copy(),
+            charge=charge_of(atoms),
+            multiplicity=multiplicity_of(atoms),
+            level=level,
+            label=label,
+            rejection=rejection,
+            prediction=prediction,
+            meta=dict(meta or {}),
+        )
+
+    @property
+    def identity(self) -> str:
+        """Content hash: geometry, level and the answer, 32 hex digits.
+
+        The same answer to the same question is the same frame, whoever wrote
+        it and however often.
+        """
+        digest = hashlib.sha256(geometry_key(self.atoms()).encode())
+        digest.update(self.level.hash.encode())
+        if self.label is None:
+            digest.update(self.rejection.encode())
+        else:
+            digest.update(np.float64(self.label.energy).tobytes())
+            digest.update(np.ascontiguousarray(self.label.forces).tobytes())
+        return digest.hexdigest()[:32]
+
+    def atoms(self) -> Atoms:
+        """Return the geometry, with charge and spin in ``info``."""
+        return Atoms(
+            numbers=self.numbers,
+            positions=self.positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            info={"charge": self.charge, "spin": self.multiplicity},
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return every array of the record, by the names of `ARRAYS`."""
+        parts: dict[str, NDArray[Any] | None] = {
+            "numbers": self.numbers.astype(np.int64),
+            "positions": self.positions,
+            "cell": self.cell,
+            "pbc": self.pbc.astype(np.uint8),
+        }
+        if self.label is not None:
+            parts |= {"forces": self.label.forces, "stress": self.label.stress}
+        if self.prediction is not None:
+            parts |= {
+                "member_energies": self.prediction.energies,
+                "member_forces": self.prediction.forces,
+                "member_stress": self.prediction.stress,
+            }
+        return {name: np.ascontiguousarray(a) for name, a in parts.items() if a is not None}
+
+    def header(self) -> dict[str, Any]:
+        """Return everything that is not an array, JSON-able."""
+        label = None
+        if self.label is not None:
+            label = {
+                "energy": self.label.energy,
+                "rung": self.label.rung,
+                "checks": dict(self.label.checks),
+                "wall_seconds": self.label.wall_seconds,
+                "versions": dict(self.label.versions),
+            }
+        return {
+            "charge": self.charge,
+            "multiplicity": self.multiplicity,
+            "level": self.level.to_dict(),
+            "label": label,
+            "rejection": self.rejection,
+            "meta": dict(self.meta),
+        }
+
+    @classmethod
+    def from_parts(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Record:
+        """Rebuild a record from `header` and `arrays`."""
+        level = LevelOfTheory.from_dict(header["level"])
+        label = None
+        if header["label"] is not None:
+            label = Label(
+                forces=arrays["forces"],
+                stress=arrays.get("stress"),
+                level=level,
+                **header["label"],
+            )
+        prediction = None
+        if "member_energies" in arrays:
+            prediction = Prediction(
+                energies=arrays["member_energies"],
+                forces=arrays["member_forces"],
+                stress=arrays.get("member_stress"),
+            )
+        return cls(
+            numbers=arrays["numbers"],
+            positions=arrays["positions"],
+            cell=arrays["cell"],
+            pbc=arrays["pbc"].astype(bool),
+            charge=header["charge"],
+            multiplicity=header["multiplicity"],
+            level=level,
+            label=label,
+            rejection=header["rejection"],
+            prediction=prediction,
+            meta=header["meta"],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the record as one safetensors blob; no pickle anywhere."""
+        text = json.dumps(self.header(), sort_keys=True)
+        return bytes(save_arrays(self.arrays(), metadata={"header": text}))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Record:
+        """Rebuild a record from `to_bytes`.
+
+        Raises
+        ------
+        StoreDamagedError
+            The bytes are not a record.
+        """
+        try:
+            size = int.from_bytes(blob[:8], "little")
+            header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["header"])
+            return cls.from_parts(header, load_arrays(blob))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StoreDamagedError(f"a record cannot be read: {error}") from error
+
+    def with_meta(self, **more: object) -> Record:
+        """Return a copy with more in ``meta``."""
+        return dataclasses.replace(self, meta={**self.meta, **more})
