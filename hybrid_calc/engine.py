@@ -329,6 +329,9 @@ class Engine:
             reasons=Counter(counts.pop("reasons")), seconds=Counter(counts.pop("seconds")), **counts
         )
         self.run = state["run"]
+        if self.store is not None:  # calls made after the state was written were paid for too
+            spent = sum(record.meta.get("run") == self.run for record in self.store)
+            self.gate.budget.spent = max(self.gate.budget.spent, spent)
 
     def _answer(self, atoms: Atoms, trajectory: Trajectory, wanted: str) -> Step:
         seconds: dict[str, float] = {}

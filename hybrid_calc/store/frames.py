@@ -228,6 +228,20 @@ class FrameStore:
         return records
 
 
+def open_existing(path: str | Path) -> FrameStore:
+    """Return a store to look into.
+
+    Raises
+    ------
+    InputError
+        There is neither a file nor a journal of that name.
+    """
+    path = Path(path)
+    if not path.exists() and not path.with_name(path.name + ".journals").exists():
+        raise InputError(f"there is no store {path}.")
+    return FrameStore(path)
+
+
 def _question(atoms: Atoms, level: LevelOfTheory) -> tuple[str, str]:
     return geometry_key(atoms), level.hash
 

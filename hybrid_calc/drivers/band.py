@@ -1,0 +1,196 @@
+"""A band of images on one frozen surface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.build import minimize_rotation_and_translation
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.mep import NEB
+from ase.mep.neb import idpp_interpolate, interpolate
+from ase.optimize import BFGS
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.surface import Surface, evaluate_surface, surface_std
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandSettings:
+    """How a band is relaxed on one surface.
+
+    Attributes
+    ----------
+    images
+        Number of images, both ends included.
+    spring_ev_per_ang2
+        Spring constant, eV/A^2.
+    fmax_ev_per_ang
+        Target for the band's own forces on the surface, eV/A.
+    rough_fmax_ev_per_ang
+        Below this band force the highest image starts to climb, eV/A.
+    steps
+        Optimiser steps for plain and climbing band together.
+    max_step_ang
+        Largest step, A.
+    """
+
+    images: int = 9
+    spring_ev_per_ang2: float = 1.0
+    fmax_ev_per_ang: float = 0.1
+    rough_fmax_ev_per_ang: float = 0.5
+    steps: int = 300
+    max_step_ang: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Images on one surface, B of them with both ends.
+
+    Attributes
+    ----------
+    positions
+        Shape (B, N, 3), A.
+    energies
+        On the surface, eV, shape (B,).
+    std
+        Posterior std of every image's energy relative to the first, eV, shape (B,).
+    converged
+        Whether the band's own forces are under their target.
+    unsure
+        Image where it stopped because the std was too high, or None.
+    """
+
+    positions: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    std: NDArray[np.float64]
+    converged: bool
+    unsure: int | None
+
+    @property
+    def top(self) -> int:
+        """Highest image; an end means that there is no barrier inside."""
+        return int(np.argmax(self.energies))
+
+
+class SurfaceNEB(NEB):
+    """ASE's NEB with all images evaluated in one pass over the surface.
+
+    Parameters
+    ----------
+    images
+        With their constraints.
+    surface
+        Frozen for the life of the band.
+    spring
+        Spring constant, eV/A^2.
+    """
+
+    def __init__(self, images: list[Atoms], surface: Surface, spring: float) -> None:
+        super().__init__(images, k=spring, climb=False, method="improvedtangent")
+        self.surface = surface
+        self._evaluated: NDArray[np.float64] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Put the surface's answers on every image."""
+        positions = np.array([image.positions for image in self.images])
+        if self._evaluated is not None and np.array_equal(positions, self._evaluated):
+            return
+        energies, forces = evaluate_surface(self.surface, positions)
+        for image, energy, force in zip(self.images, energies, forces, strict=True):
+            image.calc = SinglePointCalculator(image, energy=float(energy), forces=force)
+        self._evaluated = positions
+
+    def get_forces(self) -> NDArray[np.float64]:
+        """Return the band's forces; see ASE's NEB."""
+        self.refresh()
+        return np.asarray(super().get_forces())
+
+
+def idpp_band(reactant: Atoms, product: Atoms, count: int) -> NDArray[np.float64]:
+    """Interpolate with image-dependent pair potentials; shape (count, N, 3), A.
+
+    The product is turned onto the reactant first unless something is constrained.
+    """
+    end = product.copy()  # type: ignore[no-untyped-call]
+    if not reactant.constraints:
+        minimize_rotation_and_translation(reactant, end)
+    images = [reactant.copy() for _ in range(count - 1)] + [end]  # type: ignore[no-untyped-call]
+    interpolate(images)
+    idpp_interpolate(images, traj=None, log=None, fmax=0.1, steps=200)
+    return np.array([image.positions for image in images])
+
+
+def path_band(path: Sequence[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
+    """Spread count images evenly along a path of geometries (N, 3); shape (count, N, 3), A."""
+    points = np.array(path)
+    gaps = np.linalg.norm((points[1:] - points[:-1]).reshape(len(points) - 1, -1), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(gaps)])
+    wanted = np.linspace(0.0, along[-1], count)
+    flat = points.reshape(len(points), -1)
+    columns = [np.interp(wanted, along, flat[:, k]) for k in range(flat.shape[1])]
+    return np.stack(columns, axis=1).reshape(count, *points.shape[1:])
+
+
+def relax_band(
+    template: Atoms,
+    surface: Surface,
+    positions: NDArray[np.float64],
+    settings: BandSettings,
+    *,
+    max_std: float = np.inf,
+) -> Band:
+    """Relax a band, first plain, then climbing; stop where the std passes its limit.
+
+    Parameters
+    ----------
+    template
+        The molecule with its constraints.
+    surface
+        Frozen.
+    positions
+        Where to start, shape (B, N, 3), A.
+    settings
+        Targets and limits.
+    max_std
+        Largest posterior std (not calibrated) of an image, eV.
+    """
+    images = []
+    for one in positions:
+        image = template.copy()  # type: ignore[no-untyped-call]
+        image.set_positions(one, apply_constraint=False)
+        images.append(image)
+    band = SurfaceNEB(images, surface, settings.spring_ev_per_ang2)
+    left, converged, unsure = settings.steps, False, None
+    for climb in (False, True):
+        band.climb = climb
+        target = settings.fmax_ev_per_ang if climb else settings.rough_fmax_ev_per_ang
+        optimiser = BFGS(band, logfile=None, maxstep=settings.max_step_ang)
+        for converged in optimiser.irun(fmax=target, steps=left):
+            unsure = _unsure_image(band, max_std) if optimiser.nsteps % 10 == 9 else None
+            if unsure is not None:
+                break
+        left -= optimiser.nsteps
+        if unsure is not None or left <= 0:
+            break
+    band.refresh()
+    final = np.array([image.positions for image in images])
+    return Band(
+        positions=final,
+        energies=np.array([image.get_potential_energy() for image in images]),
+        std=surface_std(surface, final, final[0]),
+        converged=bool(converged) and unsure is None and band.climb,
+        unsure=unsure,
+    )
+
+
+def _unsure_image(band: SurfaceNEB, max_std: float) -> int | None:
+    if not np.isfinite(max_std):
+        return None
+    positions = np.array([image.positions for image in band.images])
+    std = surface_std(band.surface, positions, positions[0])
+    worst = int(np.argmax(std))
+    return worst if std[worst] > max_std else None

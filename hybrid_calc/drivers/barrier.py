@@ -1,0 +1,139 @@
+"""What a barrier search is told and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.gp import ProcessSettings
+from hybrid_calc.correction.inflation import Forecast
+from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.drivers.band import BandSettings
+from hybrid_calc.drivers.relax import RelaxSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NEBSettings:
+    """How a barrier is sought.
+
+    Attributes
+    ----------
+    fmax_ev_per_ang
+        Target for the reference's largest force on an atom at the climbing image, eV/A.
+    max_energy_error_ev
+        Largest error of the surface there, before its label, eV.
+    max_barrier_change_ev
+        Largest change of the barrier by the refit with that label, eV.
+    max_std_ev
+        A band is stopped and labelled where the posterior std passes this, eV.
+    first_amplitude_ev
+        Smallest amplitude of the residual before there are labels between the ends, eV.
+    margin_ev
+        An image may not, within its 95 % interval, rise above the barrier by more, eV.
+    collapse_ang
+        A climbing image whose distances all differ by less from an end's has collapsed, A.
+    collapse_ev
+        So has one whose energy differs by less from the higher end's, eV.
+    probe_ang
+        Displacement of the largest-moving atom in a label that decides about a mode, A.
+    max_labels
+        Labels between the ends before giving up, confirmation included.
+    max_breaks, max_collapses, max_detours, max_stalls, max_failures
+        How often the symmetry of a path is broken, a band may fall onto an end, a saddle
+        may lead elsewhere, a round may bring nothing new and the reference may fail
+        before giving up.
+    break_ang
+        How far the middle of a band is pushed to break its symmetry, A.
+    seed
+        Of the jitter that breaks it.
+    band, ends
+        Settings of the band on the surface and of the relaxations of both ends.
+    """
+
+    fmax_ev_per_ang: float = 0.1
+    max_energy_error_ev: float = 0.03
+    max_barrier_change_ev: float = 0.005
+    max_std_ev: float = 0.3
+    first_amplitude_ev: float = 1.0
+    margin_ev: float = 0.1
+    collapse_ang: float = 0.15
+    collapse_ev: float = 0.01
+    probe_ang: float = 0.1
+    max_labels: int = 40
+    max_breaks: int = 4
+    max_collapses: int = 5
+    max_detours: int = 3
+    max_stalls: int = 3
+    max_failures: int = 6
+    break_ang: float = 0.3
+    seed: int = 0
+    band: BandSettings = field(default_factory=BandSettings)
+    ends: RelaxSettings = field(default_factory=lambda: RelaxSettings(fmax_ev_per_ang=0.03))
+    process: ProcessSettings = field(default_factory=ProcessSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NEBResult:
+    """A barrier, what it rests on, and what is missing.
+
+    Attributes
+    ----------
+    confirmed
+        True only when everything the driver checks holds.
+    missing
+        What is missing, in words; empty when confirmed.
+    barrier, reverse_barrier
+        Reference energy of the transition state above reactant and product, eV; NaN
+        where no climbing image was labelled.
+    interval
+        95 % interval of ``barrier``, eV.
+    reaction_energy
+        Product minus reactant, eV.
+    transition_state
+        Positions of the labelled climbing image, shape (N, 3), A, or None.
+    transition_fmax
+        The reference's largest force there, eV/A.
+    curvatures
+        The two lowest of the surface there, eV/A^2.
+    path
+        Positions of the last band, shape (B, N, 3), A.
+    path_energies, path_half_widths
+        Relative to the reactant, eV, shape (B,); half-widths of 95 %.
+    labelled_images
+        Images of the last band that carry a label.
+    end_calls, interior_labels, confirmation_labels
+        Reference calls: both ends, between them, and those that only confirm.
+    forecasts
+        What the surface had said about each label before it was asked.
+    labels
+        Every label of this molecule.
+    reactant, product
+        The relaxed ends.
+    prior
+        What the last surface was built on.
+    """
+
+    confirmed: bool
+    missing: str
+    barrier: float
+    reverse_barrier: float
+    interval: tuple[float, float]
+    reaction_energy: float
+    transition_state: NDArray[np.float64] | None
+    transition_fmax: float
+    curvatures: tuple[float, ...]
+    path: NDArray[np.float64]
+    path_energies: NDArray[np.float64]
+    path_half_widths: NDArray[np.float64]
+    labelled_images: tuple[int, ...]
+    end_calls: int
+    interior_labels: int
+    confirmation_labels: int
+    forecasts: tuple[Forecast, ...]
+    labels: tuple[SurfaceLabel, ...]
+    reactant: Atoms
+    product: Atoms
+    prior: str

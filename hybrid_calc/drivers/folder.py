@@ -1,0 +1,128 @@
+"""What a run leaves on disk: decisions, trajectory, state to go on from, summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ase.io
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory
+
+from hybrid_calc.engine import Step
+from hybrid_calc.errors import InputError
+
+STATE_SCHEMA = 1
+
+
+class RunFolder:
+    """The output folder of one run.
+
+    Parameters
+    ----------
+    path
+        Created where it is not there.
+    resume
+        Go on with what is there; without it a folder that holds a run is refused.
+
+    Raises
+    ------
+    InputError
+        There is a run already, or none to resume, or its state is of another schema.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        self._state = path / "state.json"
+        if resume and not self._state.exists():
+            raise InputError(f"{path} holds no run to resume; run without --resume.")
+        if not resume and self._state.exists():
+            raise InputError(
+                f"{path} holds a run already; add --resume to go on with it, "
+                "or give another --output."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        self.resumed: dict[str, Any] | None = self._load() if resume else None
+        self._trim()
+        mode = "a" if resume else "w"
+        self._decisions = (path / "decisions.jsonl").open(mode)
+        self._trajectory = Trajectory(str(self.trajectory_path), mode)
+        self._lines = self.resumed["decisions"] if self.resumed else 0
+        self._frames = self.resumed["frames"] if self.resumed else 0
+
+    @property
+    def trajectory_path(self) -> Path:
+        """ASE trajectory of the run."""
+        return self.path / "trajectory.traj"
+
+    def log(self, step: Step) -> None:
+        """Write one line about a geometry."""
+        self._decisions.write(json.dumps(step.to_dict()) + "\n")
+        self._lines += 1
+
+    def write_frame(self, atoms: Atoms, step: Step) -> None:
+        """Append a frame with the answer it got and who gave it."""
+        frame = atoms.copy()
+        frame.set_constraint()
+        frame.info["source"] = step.source.value
+        frame.info["verified"] = step.verified
+        frame.calc = SinglePointCalculator(
+            frame, energy=step.energy, forces=step.forces, free_energy=step.energy
+        )
+        self._trajectory.write(frame)
+        self._frames += 1
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the state to resume from, durably and all at once."""
+        self._decisions.flush()
+        full = {
+            **state,
+            "schema": STATE_SCHEMA,
+            "decisions": self._lines,
+            "frames": self._frames,
+        }
+        _replace(self._state, json.dumps(full))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
+        _replace(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Close every file."""
+        self._decisions.close()
+        self._trajectory.close()
+
+    def _load(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self._state.read_text())
+        if state.get("schema") != STATE_SCHEMA:
+            raise InputError(
+                f"{self._state} has schema {state.get('schema')}; this version resumes schema "
+                f"{STATE_SCHEMA}. Resume with the version that wrote it."
+            )
+        return state
+
+    def _trim(self) -> None:
+        """Drop what was logged after the state that is resumed from; it will happen again."""
+        if self.resumed is None:
+            return
+        decisions = self.path / "decisions.jsonl"
+        lines = decisions.read_text().splitlines(keepends=True)
+        _replace(decisions, "".join(lines[: self.resumed["decisions"]]))
+        frames = ase.io.read(self.trajectory_path, index=":")
+        kept = frames[: self.resumed["frames"]]
+        if len(kept) < len(frames):
+            temporary = self.trajectory_path.with_suffix(".tmp")
+            ase.io.write(temporary, kept, format="traj")
+            os.replace(temporary, self.trajectory_path)
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,222 @@
+"""The labels of one molecule: asked once, forecast before, remembered, JSON-able."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.gp import ProcessSettings, refuse_senseless
+from hybrid_calc.correction.inflation import Forecast, interval_factor
+from hybrid_calc.correction.surface import (
+    PredictMany,
+    Surface,
+    SurfaceLabel,
+    evaluate_surface,
+    fit_surface,
+    frames_at,
+    surface_std,
+)
+from hybrid_calc.reference.label import Label
+
+AskReference = Callable[[Atoms, str], Label]
+"""One reference call and the reason for it; raises ReferenceFailed or BudgetExhausted."""
+
+SAME_GEOMETRY = 1e-6
+"""Geometries whose coordinates differ by less are one label, A."""
+
+
+class LabelBook:
+    """Every label of one molecule and what the surface had said about it.
+
+    Parameters
+    ----------
+    template
+        The molecule; charge, spin and cell of every label.
+    predict_many
+        The committee.
+    label
+        The reference.
+    known
+        Labels from before, which cost nothing.
+    settings
+        How the residual is modelled.
+    """
+
+    def __init__(
+        self,
+        template: Atoms,
+        predict_many: PredictMany,
+        label: AskReference,
+        known: Sequence[SurfaceLabel] = (),
+        settings: ProcessSettings | None = None,
+    ) -> None:
+        self.template = template.copy()  # type: ignore[no-untyped-call]
+        self.predict_many = predict_many
+        self.settings = settings or ProcessSettings()
+        self.labels: list[SurfaceLabel] = list(known)
+        self.reasons: list[str] = ["known"] * len(self.labels)
+        self.forecasts: list[Forecast] = []
+        self._label = label
+
+    @property
+    def asked(self) -> int:
+        """Reference calls paid for."""
+        return sum(reason != "known" for reason in self.reasons)
+
+    def find(self, positions: NDArray[np.float64]) -> SurfaceLabel | None:
+        """Return the label at a geometry, if there is one."""
+        for one in self.labels:
+            if np.abs(one.positions - positions).max() < SAME_GEOMETRY:
+                return one
+        return None
+
+    def surface(self, *, min_amplitude_ev: float = 0.0) -> Surface:
+        """Fit the surface to all labels, taking the residual to vary by no less than that."""
+        floor = max(min_amplitude_ev, self.settings.min_amplitude_ev)
+        settings = replace(self.settings, min_amplitude_ev=floor)
+        return fit_surface(self.template, self.predict_many, self.labels, settings)
+
+    def ask(
+        self, positions: NDArray[np.float64], reason: str, surface: Surface | None = None
+    ) -> SurfaceLabel:
+        """Return the label at a geometry, paying for it only if it is new.
+
+        Parameters
+        ----------
+        positions
+            Shape (N, 3), A.
+        reason
+            Why, for the record.
+        surface
+            What to forecast the label with; no forecast where None.
+
+        Raises
+        ------
+        ReferenceFailed
+            No label, or one beyond sense.
+        BudgetExhausted
+            No call is left.
+        """
+        old = self.find(positions)
+        if old is not None:
+            return old
+        frame = self.template.copy()  # type: ignore[no-untyped-call]
+        frame.set_constraint()
+        frame.positions = positions
+        answer = self._label(frame, reason)
+        limit = self.settings.max_force_ev_per_ang
+        refuse_senseless(np.array([answer.energy]), answer.forces[None], limit=limit)
+        said = self.predict_many(frames_at(self.template, frame.positions[None]))[0]
+        new = SurfaceLabel(
+            positions=np.array(positions),
+            energy=answer.energy,
+            forces=np.array(answer.forces),
+            prior_energy=said.energy,
+            prior_forces=said.mean_forces,
+        )
+        if surface is not None and surface.process is not None:
+            self.forecasts.append(self._forecast(surface, new))
+        self.labels.append(new)
+        self.reasons.append(reason)
+        return new
+
+    def factor(self) -> float:
+        """Half-width of the 95 % interval in units of the posterior std."""
+        return interval_factor([one.z_score for one in self.forecasts])
+
+    def half_widths(
+        self, surface: Surface, positions: NDArray[np.float64], origin: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return 95 % half-widths of energies relative to one geometry, eV, shape (m,)."""
+        std = surface_std(surface, positions, origin)
+        return np.asarray(self.factor() * np.hypot(std, self._noise()))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return labels, reasons and forecasts as JSON-able data."""
+        return {
+            "labels": [one.to_dict() for one in self.labels],
+            "reasons": list(self.reasons),
+            "forecasts": [one.to_dict() for one in self.forecasts],
+        }
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Go back to what `to_dict` returned."""
+        self.labels = [SurfaceLabel.from_dict(one) for one in data["labels"]]
+        self.reasons = [str(one) for one in data["reasons"]]
+        self.forecasts = [Forecast.from_dict(one) for one in data["forecasts"]]
+
+    def _noise(self) -> float:
+        return float(np.sqrt(2.0) * self.settings.energy_noise_ev)
+
+    def _forecast(self, surface: Surface, new: SurfaceLabel) -> Forecast:
+        """Compare a new label with what was predicted, relative to the nearest known one."""
+        distances = [np.abs(one.positions - new.positions).max() for one in self.labels]
+        origin = self.labels[int(np.argmin(distances))]
+        energies, _ = evaluate_surface(surface, np.stack([new.positions, origin.positions]))
+        std = float(surface_std(surface, new.positions[None], origin.positions)[0])
+        std = float(np.hypot(std, self._noise()))
+        return Forecast(
+            predicted=float(energies[0] - energies[1]),
+            observed=new.energy - origin.energy,
+            std=std,
+            half_width=self.factor() * std,
+        )
+
+
+class ReferenceCalculator(Calculator):
+    """The reference for ASE's optimisers, through the book.
+
+    Parameters
+    ----------
+    book
+        Who is asked.
+    reason
+        Why, for the record.
+    """
+
+    implemented_properties: list[str] = ["energy", "free_energy", "forces"]
+
+    def __init__(self, book: LabelBook, reason: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.book = book
+        self.reason = reason
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill energy and forces; see ASE's Calculator."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        here = np.array(self.atoms.positions)  # type: ignore[union-attr]
+        label = self.book.ask(here, self.reason)
+        self.results = {
+            "energy": label.energy,
+            "free_energy": label.energy,
+            "forces": label.forces.copy(),
+        }
+
+
+def constrained_forces(
+    template: Atoms, positions: NDArray[np.float64], forces: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return forces after the molecule's constraints, eV/A, shape (N, 3)."""
+    frame = template.copy()  # type: ignore[no-untyped-call]
+    frame.positions = positions
+    left = np.array(forces)
+    for constraint in frame.constraints:
+        constraint.adjust_forces(frame, left)
+    return left
+
+
+def max_force(template: Atoms, label: SurfaceLabel) -> float:
+    """Return the reference's largest force on an atom after constraints, eV/A."""
+    left = constrained_forces(template, label.positions, label.forces)
+    return float(np.linalg.norm(left, axis=1).max())

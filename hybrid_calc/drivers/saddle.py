@@ -1,0 +1,206 @@
+"""Is this a first-order saddle, and what does it join? Asked of one frozen surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms
+from ase.data import covalent_radii
+from ase.optimize import BFGS
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.posterior import functional_std
+from hybrid_calc.correction.surface import Surface, SurfaceCalculator, evaluate_surface
+
+HESSIAN_STEP_ANG = 0.01
+"""Central-difference step of the Hessian, A."""
+
+CLEARLY_NEGATIVE = 0.05
+"""A mode whose curvature is above minus this is flat, not a reaction coordinate, eV/A^2."""
+
+SOFTEST_CURVATURE = 0.2
+"""Newton steps treat softer modes as this stiff, eV/A^2."""
+
+BOND_STRETCH = 1.3
+"""Atoms nearer than this times the sum of their covalent radii are bonded."""
+
+Verdict = Literal["first order", "undecided", "higher order", "no saddle"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saddle:
+    """Curvatures at one geometry of N atoms.
+
+    Attributes
+    ----------
+    positions
+        Shape (N, 3), A.
+    curvatures
+        Eigenvalues of the Hessian without translation and rotation, eV/A^2, ascending.
+    modes
+        Unit eigenvectors of the two lowest, shape (2, N, 3).
+    curvature_std
+        Calibrated posterior std of these two curvatures, eV/A^2, shape (2,).
+    verdict
+        ``first order`` when exactly one is clearly negative and the second is
+        positive by two standard deviations.
+    """
+
+    positions: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    modes: NDArray[np.float64]
+    curvature_std: NDArray[np.float64]
+    verdict: Verdict
+
+
+def free_directions(template: Atoms, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an orthonormal basis of what can move, shape (3N, f).
+
+    Frozen atoms are left out; translation and rotation are, where nothing is frozen.
+    """
+    count = len(positions)
+    frozen = {int(i) for c in template.constraints if isinstance(c, FixAtoms) for i in c.index}
+    if frozen:
+        free = [k for i in range(count) if i not in frozen for k in range(3 * i, 3 * i + 3)]
+        return np.asarray(np.eye(3 * count)[:, free])
+    centred = positions - positions.mean(axis=0)
+    rigid = [np.tile(axis, count) for axis in np.eye(3)]
+    rigid += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
+    left, sizes, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
+    rank = int((sizes > 1e-8 * sizes[0]).sum())
+    return np.asarray(left[:, rank:])
+
+
+def surface_hessian(surface: Surface, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Hessian by central differences of forces in one pass, eV/A^2, (3N, 3N)."""
+    size = positions.size
+    steps = HESSIAN_STEP_ANG * np.eye(size).reshape(size, *positions.shape)
+    _, forces = evaluate_surface(surface, np.concatenate([positions + steps, positions - steps]))
+    flat = forces.reshape(2, size, size)
+    hessian = (flat[1] - flat[0]) / (2 * HESSIAN_STEP_ANG)
+    return np.asarray(0.5 * (hessian + hessian.T))
+
+
+def modes_at(
+    template: Atoms, surface: Surface, positions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return curvatures (f,), eV/A^2, ascending, and unit modes (f, N, 3)."""
+    basis = free_directions(template, positions)
+    values, vectors = np.linalg.eigh(basis.T @ surface_hessian(surface, positions) @ basis)
+    return values, (basis @ vectors).T.reshape(-1, *positions.shape)
+
+
+def polish_saddle(
+    template: Atoms,
+    surface: Surface,
+    start: NDArray[np.float64],
+    *,
+    fmax: float = 0.01,
+    steps: int = 15,
+    max_step: float = 0.1,
+    max_displacement: float = 0.6,
+) -> NDArray[np.float64] | None:
+    """Walk uphill along the softest mode and downhill along all others.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Positions of a stationary point of the surface, shape (N, 3), A; None where
+        there is none within `max_displacement` (A) of the start.
+    """
+    here = np.array(start)
+    for _ in range(steps):
+        force = evaluate_surface(surface, here[None])[1][0]
+        values, modes = modes_at(template, surface, here)
+        along = np.tensordot(modes, force, axes=2)
+        if np.linalg.norm(np.tensordot(along, modes, axes=1), axis=1).max() < fmax:
+            return here
+        sign = np.ones(len(values))
+        sign[0] = -1.0
+        lengths = sign * along / np.maximum(np.abs(values), SOFTEST_CURVATURE)
+        step = np.tensordot(lengths, modes, axes=1)
+        longest = float(np.linalg.norm(step, axis=1).max())
+        here = here + step * min(1.0, max_step / max(longest, 1e-12))
+        if np.linalg.norm(here - start, axis=1).max() > max_displacement:
+            return None
+    return None
+
+
+def judge_saddle(
+    template: Atoms, surface: Surface, positions: NDArray[np.float64], *, inflation: float
+) -> Saddle:
+    """Count the negative modes and say whether the posterior allows to.
+
+    Parameters
+    ----------
+    template
+        The molecule with its constraints.
+    surface
+        Frozen.
+    positions
+        A stationary point, shape (N, 3), A.
+    inflation
+        What the posterior std has to be multiplied by to be an error bar.
+    """
+    values, modes = modes_at(template, surface, positions)
+    values = np.concatenate([values, np.full(max(0, 2 - len(values)), np.inf)])
+    two = modes[:2]
+    std = np.array([_curvature_std(surface, positions, mode) for mode in two])
+    std = inflation * np.concatenate([std, np.zeros(2 - len(two))])
+    verdict: Verdict = "undecided"
+    if values[0] > -CLEARLY_NEGATIVE:
+        verdict = "no saddle"
+    elif values[1] > 2 * std[1] and values[0] < -2 * std[0]:
+        verdict = "first order"
+    elif values[1] < -max(2 * std[1], CLEARLY_NEGATIVE):
+        verdict = "higher order"
+    return Saddle(
+        positions=positions, curvatures=values, modes=two, curvature_std=std, verdict=verdict
+    )
+
+
+def downhill_ends(
+    template: Atoms, surface: Surface, saddle: Saddle, *, push: float = 0.15, steps: int = 200
+) -> list[NDArray[np.float64]]:
+    """Relax on the surface from both sides of a saddle; two geometries (N, 3), A."""
+    direction = saddle.modes[0] / np.linalg.norm(saddle.modes[0], axis=1).max()
+    ends = []
+    for sign in (1.0, -1.0):
+        frame = template.copy()  # type: ignore[no-untyped-call]
+        start = saddle.positions + sign * push * direction
+        frame.set_positions(start, apply_constraint=False)
+        frame.calc = SurfaceCalculator(surface)
+        BFGS(frame, logfile=None, maxstep=0.1).run(fmax=0.05, steps=steps)
+        ends.append(np.array(frame.positions))
+    return ends
+
+
+def bonds_of(numbers: NDArray[np.int_], positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
+    """Return the bonded pairs by covalent radii."""
+    first, second = np.triu_indices(len(numbers), k=1)
+    distance = np.linalg.norm(positions[first] - positions[second], axis=1)
+    reach = BOND_STRETCH * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
+    bonded = distance < reach
+    return frozenset(zip(first[bonded].tolist(), second[bonded].tolist(), strict=True))
+
+
+def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    """Return the largest change of an interatomic distance between two geometries, A."""
+    first, second = np.triu_indices(len(one), k=1)
+    lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
+    return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
+
+
+def _curvature_std(
+    surface: Surface, positions: NDArray[np.float64], mode: NDArray[np.float64]
+) -> float:
+    """Return the posterior std of the curvature along a unit mode, eV/A^2."""
+    if surface.process is None:
+        return float("inf")
+    step = HESSIAN_STEP_ANG
+    pair = np.stack([positions + step * mode, positions - step * mode])
+    weights = np.stack([mode, -mode])[None] / (2 * step)
+    return float(functional_std(surface.process, pair, np.zeros((1, 2)), weights)[0])

@@ -1,0 +1,143 @@
+"""What happened in a run: as data, and as tables a person can read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hybrid_calc.engine import Engine, Step
+from hybrid_calc.gate.audit import wilson_interval
+
+POLICY_WORDS = {
+    "outside": "outside the committee's domain",
+    "uncertain": "committee uncertain",
+    "contradiction": "physics flag up",
+    "unseen": "nothing validated nearby",
+    "audit": "audit at random",
+    "acquisition": "wanted by the driver",
+}
+
+
+class ErrorLog:
+    """What the labels of a run said about the committee, regime by regime."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, list[tuple[float, bool]]] = {}
+        self.sources: Counter[str] = Counter()
+
+    def add(self, step: Step) -> None:
+        """Take in one step."""
+        self.sources[step.source.value] += 1
+        if step.force_error is not None and step.good is not None:
+            regime = self._errors.setdefault(step.regime.name, [])
+            regime.append((step.force_error, step.good))
+
+    def by_regime(self) -> dict[str, dict[str, float]]:
+        """Return labels, share good, median and largest force error (eV/A) of each regime."""
+        result = {}
+        for regime, entries in self._errors.items():
+            errors = sorted(error for error, _ in entries)
+            result[regime] = {
+                "labels": len(entries),
+                "within_tolerance": sum(good for _, good in entries) / len(entries),
+                "median_force_error_ev_per_ang": errors[len(errors) // 2],
+                "max_force_error_ev_per_ang": errors[-1],
+            }
+        return result
+
+
+def summarise(engine: Engine, errors: ErrorLog) -> dict[str, Any]:
+    """Return the figures of a run, JSON-able; ``summary.json`` holds them."""
+    tally, gate, info = engine.tally, engine.gate, engine.committee.info
+    low, high = wilson_interval(gate.audited_bad, gate.audited)
+    return {
+        "geometries": tally.geometries,
+        "reference_calls": gate.budget.spent,
+        "labels": tally.labels,
+        "labels_reused": tally.reused,
+        "audits": gate.audited,
+        "audits_bad": gate.audited_bad,
+        "missed_share_of_unflagged_95": [low, high],
+        "budget_left": gate.budget.left,
+        "reasons": dict(tally.reasons),
+        "reference_failures": tally.failures,
+        "unverified_steps": tally.unverified,
+        "errors_by_regime": errors.by_regime(),
+        "force_tolerance_ev_per_ang": gate.settings.force_tolerance_ev_per_ang,
+        "notice": gate.notice,
+        "wall_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
+        "committee": info.name,
+        "committee_hash": info.identity,
+        "level": str(engine.reference.level),
+        "level_hash": engine.reference.level.hash,
+        "store": None if engine.store is None else str(engine.store.path),
+        "run": engine.run,
+    }
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """Print what happened, why the reference was asked, and what it said about the committee."""
+    table = Table(title=f"{summary['task']}: {summary['ending']}", show_header=False)
+    calls, geometries = summary["reference_calls"], summary["geometries"]
+    share = calls / geometries if geometries else math.nan
+    left = "no limit" if summary["budget_left"] is None else f"{summary['budget_left']} left"
+    for name, value in (
+        ("steps", str(summary["steps"])),
+        ("geometries", str(geometries)),
+        ("reference calls", f"{calls} ({share:.0%} of geometries, budget: {left})"),
+        ("reference failures", str(summary["reference_failures"])),
+        ("unverified steps", str(summary["unverified_steps"])),
+        ("audits", _audits(summary)),
+        ("wall time", _wall(summary["wall_seconds"])),
+        ("committee", f"{summary['committee']} ({summary['committee_hash']})"),
+        ("level of theory", f"{summary['level']} ({summary['level_hash']})"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    if summary["reasons"]:
+        reasons = Table("why the reference was asked", "times", title="Reasons (several may hold)")
+        for policy, times in sorted(summary["reasons"].items(), key=lambda item: -item[1]):
+            reasons.add_row(POLICY_WORDS.get(policy, policy), str(times))
+        console.print(reasons)
+    if summary["errors_by_regime"]:
+        console.print(_errors_table(summary))
+
+
+def _errors_table(summary: dict[str, Any]) -> Table:
+    tolerance = summary["force_tolerance_ev_per_ang"]
+    table = Table(
+        "regime",
+        "labels",
+        f"within {tolerance:g} eV/A",
+        "median error, eV/A",
+        "largest, eV/A",
+        title="What the reference said about the committee's forces",
+    )
+    for regime, row in summary["errors_by_regime"].items():
+        table.add_row(
+            regime,
+            str(row["labels"]),
+            f"{row['within_tolerance']:.0%}",
+            f"{row['median_force_error_ev_per_ang']:.2f}",
+            f"{row['max_force_error_ev_per_ang']:.2f}",
+        )
+    return table
+
+
+def _audits(summary: dict[str, Any]) -> str:
+    if not summary["audits"]:
+        return "none: nothing is known about what the gate missed"
+    low, high = summary["missed_share_of_unflagged_95"]
+    return (
+        f"{summary['audits']}, {summary['audits_bad']} bad "
+        f"(bad among unflagged steps: {low:.1%} to {high:.1%}, 95 %)"
+    )
+
+
+def _wall(seconds: dict[str, float]) -> str:
+    parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+    return parts or "none"

@@ -1,0 +1,227 @@
+"""One job from its settings to its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ase import Atoms
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hybrid_calc.calculator import HybridCalculator
+from hybrid_calc.config import RunSettings, build_calculator, build_structure
+from hybrid_calc.drivers.ase_neb import run_neb
+from hybrid_calc.drivers.ase_relax import run_relax
+from hybrid_calc.drivers.folder import RunFolder
+from hybrid_calc.drivers.job import Ending, Job, Outcome
+from hybrid_calc.drivers.md import run_md
+from hybrid_calc.engine import Step
+from hybrid_calc.errors import SettingsError
+from hybrid_calc.gate.gate import ToleranceWarning
+from hybrid_calc.report.summary import ErrorLog, print_summary, summarise
+
+EXIT_CODES = {
+    Ending.FINISHED: 0,
+    Ending.NOT_CONVERGED: 3,
+    Ending.BUDGET: 4,
+    Ending.INTERRUPTED: 5,
+}
+"""Exit code of each ending; bad input is 2, a failed reference 1."""
+
+
+def run_job(
+    settings: RunSettings, *, base: Path, output: Path, resume: bool, console: Console
+) -> Ending:
+    """Run or resume a job and leave its traces in a folder.
+
+    Parameters
+    ----------
+    settings
+        Of the job.
+    base
+        Folder that the settings' paths start from.
+    output
+        Folder of the run.
+    resume
+        Go on with the run in that folder.
+    console
+        Where to show progress and summary.
+
+    Raises
+    ------
+    HybridCalcError
+        Bad input, or a reference failure that the settings do not tolerate;
+        what was validated before is in the store.
+    """
+    start = time.perf_counter()
+    _set_threads(settings.threads)
+    atoms = build_structure(settings.structure, base)
+    end = _other_end(settings, base)
+    folder = RunFolder(output, resume=resume)
+    errors = ErrorLog()
+    calculator = build_calculator(settings, base, output)
+    try:
+        with _signals() as asked_to_stop, _Display(console, calculator) as display:
+
+            def on_step(step: Step) -> None:
+                folder.log(step)
+                errors.add(step)
+
+            calculator.engine.on_step = on_step
+            job = Job(
+                calculator=calculator,
+                folder=folder,
+                progress=display.update,
+                interrupted=lambda: bool(asked_to_stop),
+            )
+            outcome = _drive(settings, atoms, end, job)
+    finally:
+        folder.close()
+        calculator.close()
+    summary = _summary(settings, outcome, calculator, errors, time.perf_counter() - start)
+    folder.write_summary(summary)
+    print_summary(console, summary)
+    _say_more(console, summary, output)
+    return outcome.ending
+
+
+def _drive(settings: RunSettings, atoms: Atoms, end: Atoms | None, job: Job) -> Outcome:
+    if settings.task == "md":
+        return run_md(atoms, settings.md, job)
+    if settings.task == "relax":
+        return run_relax(atoms, settings.relax, job)
+    if end is None:
+        raise SettingsError("task neb needs end: the structure at the other end of the band.")
+    return run_neb(atoms, end, settings.neb, job)
+
+
+def _other_end(settings: RunSettings, base: Path) -> Atoms | None:
+    if settings.task != "neb":
+        return None
+    if settings.end is None:
+        raise SettingsError("task neb needs end: the structure at the other end of the band.")
+    return build_structure(settings.end, base)
+
+
+def _set_threads(threads: int) -> None:
+    """Set the committee's threads; small molecules are slower with more than one."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _summary(
+    settings: RunSettings,
+    outcome: Outcome,
+    calculator: HybridCalculator,
+    errors: ErrorLog,
+    seconds: float,
+) -> dict[str, Any]:
+    summary = {
+        "task": settings.task,
+        "ending": outcome.ending.value,
+        "why": outcome.why,
+        "steps": outcome.steps,
+        **summarise(calculator.engine, errors),
+        **outcome.figures,
+    }
+    summary["wall_seconds"]["total"] = round(seconds, 3)
+    return summary
+
+
+def _say_more(console: Console, summary: dict[str, Any], output: Path) -> None:
+    """Print what needs a sentence, and what to type next."""
+    for text in (summary["why"], summary["notice"], summary.get("caution")):
+        if text:
+            console.print(text[0].upper() + text[1:], style="yellow", highlight=False)
+    if "image_energies_ev" in summary:
+        for number, (energy, source) in enumerate(
+            zip(summary["image_energies_ev"], summary["image_sources"], strict=True)
+        ):
+            console.print(f"image {number}: {energy:8.3f} eV, {source}", highlight=False)
+    store = summary["store"]
+    console.print(f"store:     {store}", highlight=False, soft_wrap=True)
+    console.print(f"decisions: {output / 'decisions.jsonl'}", highlight=False, soft_wrap=True)
+    for words, command in (
+        ("look further", f"hybrid-calc store info {store}"),
+        ("train MACE on it", f"hybrid-calc store export {store} {output / 'train.xyz'}"),
+    ):
+        console.print(f"{words}: {command}", highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Note the first interrupt or termination; a second one interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Display:
+    """Live progress: a bar on a terminal, a line every tenth elsewhere."""
+
+    def __init__(self, console: Console, calculator: HybridCalculator) -> None:
+        self._console = console
+        self._engine = calculator.engine
+        self._tenth = -1
+        self._warnings = warnings.catch_warnings()
+        self._progress = Progress(
+            TextColumn("{task.completed:.0f} of {task.total:.0f} steps"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("run", total=None, words="")
+
+    def __enter__(self) -> _Display:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore", ToleranceWarning)  # the summary says it in one line
+        self._progress.start()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+        self._warnings.__exit__(None, None, None)
+
+    def update(self, done: int, total: int) -> None:
+        """Show how far the run is and what it has spent."""
+        words = self._words()
+        self._progress.update(self._task, completed=done, total=total, words=words)
+        tenth = 10 * done // total
+        if not self._console.is_terminal and tenth > self._tenth:
+            self._tenth = tenth
+            elapsed = time.perf_counter() - self._start
+            left = elapsed * (total - done) / done if done else float("nan")
+            self._console.print(
+                f"step {done} of {total}, {words}, about {left:.0f} s left", highlight=False
+            )
+
+    def _words(self) -> str:
+        tally, budget = self._engine.tally, self._engine.gate.budget
+        share = tally.labels / tally.geometries if tally.geometries else 0.0
+        left = "no limit" if budget.left is None else f"{budget.left} left"
+        notice = ", tolerance below the committee" if self._engine.gate.notice else ""
+        return f"DFT {tally.labels} ({share:.0%}), budget {left}{notice}"
