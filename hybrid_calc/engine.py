@@ -33,7 +33,7 @@ from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
-from hybrid_calc.geometry import check_structure, composition_key, geometry_key
+from hybrid_calc.geometry import check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import Label, Reference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.record import Record
@@ -251,7 +251,7 @@ class Engine:
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
         self._zeros: dict[str, float] = {}
-        self._steps: OrderedDict[str, Step] = OrderedDict()
+        self._steps: OrderedDict[tuple[bytes, ...], Step] = OrderedDict()
         self._lock = threading.RLock()
         self._versions = _versions()
 
@@ -281,7 +281,7 @@ class Engine:
             The label could not be made durable.
         """
         check_structure(atoms)
-        key = geometry_key(atoms)
+        key = geometry_bytes(atoms)
         with self._lock:
             known = self._steps.get(key)
             if known is not None and (known.label is not None or not wanted):
@@ -340,8 +340,8 @@ class Engine:
         with _timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, survey)
         with _timed(seconds, "gate"):
-            regime = classify(atoms, survey.report, self.limits)
-            decision = self.gate.decide(prediction, survey, regime, len(atoms), wanted=wanted)
+            regime = classify(composition_of(atoms), survey.report, self.limits)
+            decision = self.gate.decide(prediction, survey, regime, wanted=wanted)
         label = None
         if decision.source is Source.REFERENCE:
             with _timed(seconds, "reference"):
@@ -448,8 +448,8 @@ class Engine:
         Set at the first label so that both agree there; then never changed,
         since a change would be a jump.
         """
-        numbers, charge, multiplicity = composition_key(atoms)
-        key = f"{numbers.hex()}:{charge}:{multiplicity}"
+        composition = composition_of(atoms)
+        key = f"{composition.formula}:{composition.charge}:{composition.multiplicity}"
         if key not in self._zeros and prediction is not None and label is not None:
             self._zeros[key] = label.energy - prediction.energy
         return self._zeros.get(key, 0.0)

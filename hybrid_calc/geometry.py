@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
+from ase.symbols import Symbols
 
 from hybrid_calc.errors import StructureError
 
@@ -35,7 +40,7 @@ def multiplicity_of(atoms: Atoms) -> int:
         The value is not a positive whole number, or its parity contradicts
         the number of electrons.
     """
-    electrons = int(np.sum(atoms.numbers)) - charge_of(atoms)
+    electrons = _nuclear_charge(atoms.numbers.tobytes()) - charge_of(atoms)
     lowest = 1 + electrons % 2
     multiplicity = _whole(atoms, "spin", default=lowest, low=1, high=electrons + 1)
     if (multiplicity - lowest) % 2:
@@ -57,13 +62,13 @@ def check_structure(atoms: Atoms) -> None:
     """
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one.")
-    if (atoms.numbers < 1).any():
+    if atoms.numbers.min() < 1:
         raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
-    if not np.isfinite(atoms.positions).all():
+    if not math.isfinite(atoms.positions.sum()):  # a NaN or infinity anywhere shows in the sum
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
         raise StructureError(f"positions of atoms {bad} are not finite; the step before went wrong.")
-    cell = np.asarray(atoms.cell)
-    if not np.isfinite(cell).all():
+    cell = atoms.cell.array
+    if not math.isfinite(cell.sum()):
         raise StructureError("the cell is not finite; the step before went wrong.")
     if atoms.pbc.any() and (atoms.cell.rank < 3 or atoms.cell.volume < 1e-6):
         raise StructureError(
@@ -72,19 +77,70 @@ def check_structure(atoms: Atoms) -> None:
         )
 
 
+def geometry_bytes(atoms: Atoms) -> tuple[bytes, ...]:
+    """Return bytes that are equal exactly when a potential would be asked the same thing.
+
+    Numbers, positions, cell and pbc in the atoms' order, then charge and spin.
+    """
+    composition = composition_of(atoms)
+    return (
+        atoms.numbers.tobytes(),
+        atoms.positions.tobytes(),
+        atoms.cell.array.tobytes(),
+        atoms.pbc.tobytes(),
+        f"{composition.charge}|{composition.multiplicity}".encode(),
+    )
+
+
 def geometry_key(atoms: Atoms) -> str:
-    """Return a hash that is equal exactly when the reference would be asked the same thing."""
-    digest = hashlib.sha256()
-    for array in (atoms.numbers, atoms.positions, np.asarray(atoms.cell), atoms.pbc):
-        digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(b"|")
-    digest.update(f"{charge_of(atoms)}|{multiplicity_of(atoms)}".encode())
-    return digest.hexdigest()
+    """Return the hash of `geometry_bytes`, 64 hex digits; it outlives the process."""
+    return hashlib.sha256(b"|".join(geometry_bytes(atoms))).hexdigest()
 
 
-def composition_key(atoms: Atoms) -> tuple[bytes, int, int]:
-    """Return what must be the same for two energies to be comparable: sorted numbers, charge, spin."""
-    return (np.sort(atoms.numbers).tobytes(), charge_of(atoms), multiplicity_of(atoms))
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """What must be the same for two energies to be comparable.
+
+    Attributes
+    ----------
+    formula
+        Chemical formula, Hill order.
+    elements
+        Symbols in the order of the periodic table, ``H C O``.
+    charge
+        Total charge, elementary charges.
+    multiplicity
+        2S+1.
+    """
+
+    formula: str
+    elements: str
+    charge: int
+    multiplicity: int
+
+
+def composition_of(atoms: Atoms) -> Composition:
+    """Return the composition of a structure.
+
+    Raises
+    ------
+    StructureError
+        Charge or spin are no whole numbers or contradict the number of electrons.
+    """
+    return _composition(atoms.numbers.tobytes(), charge_of(atoms), multiplicity_of(atoms))
+
+
+@lru_cache(maxsize=64)
+def _composition(numbers: bytes, charge: int, multiplicity: int) -> Composition:
+    symbols = [chemical_symbols[number] for number in np.frombuffer(numbers, dtype=int)]
+    present = sorted(set(symbols), key=chemical_symbols.index)
+    formula = Symbols(np.frombuffer(numbers, dtype=int)).get_chemical_formula()
+    return Composition(formula, " ".join(present), charge, multiplicity)
+
+
+@lru_cache(maxsize=64)
+def _nuclear_charge(numbers: bytes) -> int:
+    return int(np.frombuffer(numbers, dtype=int).sum())
 
 
 def _whole(atoms: Atoms, key: str, *, default: int, low: int, high: int) -> int:

@@ -129,7 +129,7 @@ class AniCommittee:
             networks = self._networks_for(present)
             energies, gradients, hidden = evaluate_networks(networks, values, local)
             slopes = atom_gradients(near, radial, angular, gradients)
-        forces = -Hartree * slopes.numpy().transpose(2, 0, 1)
+        forces = -Hartree * np.ascontiguousarray(slopes.numpy().transpose(2, 0, 1))
         atomic = energies.double().numpy() + self._self_energies[species]
         ends = np.cumsum([len(atoms) for atoms in frames])[:-1]
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -29,12 +30,15 @@ class Prediction:
         or where a member has none.
     descriptors
         Rotation-invariant environment of each atom, shape (N, D), or None.
+    mean_forces
+        Mean of the forces over members, eV/A, shape (N, 3).
     """
 
     energies: NDArray[np.float64]
     forces: NDArray[np.float64]
     stress: NDArray[np.float64] | None = None
     descriptors: NDArray[np.float64] | None = None
+    mean_forces: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         members, atoms = self.forces.shape[:2]
@@ -44,21 +48,18 @@ class Prediction:
                 f"got {self.energies.shape} and {self.forces.shape}."
             )
         parts = [self.energies, self.forces, self.stress, self.descriptors]
-        if not all(np.isfinite(part).all() for part in parts if part is not None):
+        # A NaN or infinity anywhere shows in the sum.
+        if not all(math.isfinite(part.sum()) for part in parts if part is not None):
             raise PredictionFailed(
                 "a committee member returned a number that is not finite; "
                 "the geometry is outside what it can compute."
             )
+        object.__setattr__(self, "mean_forces", self.forces.sum(axis=0) / members)
 
     @property
     def energy(self) -> float:
         """Mean over members, eV."""
         return float(self.energies.mean())
-
-    @property
-    def mean_forces(self) -> NDArray[np.float64]:
-        """Mean over members, eV/A, shape (N, 3)."""
-        return np.asarray(self.forces.mean(axis=0))
 
     @property
     def mean_stress(self) -> NDArray[np.float64] | None:

@@ -20,8 +20,9 @@ def force_spread(forces: NDArray[np.float64]) -> NDArray[np.float64]:
     forces
         Force per member and atom, eV/A, shape (M, N, 3), M at least 2.
     """
-    deviation = forces - forces.mean(axis=0)
-    return np.asarray(np.sqrt(np.einsum("kix,kix->i", deviation, deviation) / (len(forces) - 1)))
+    members = len(forces)
+    deviation = forces - forces.sum(axis=0) / members
+    return np.asarray(np.sqrt(np.einsum("kix,kix->i", deviation, deviation) / (members - 1)))
 
 
 def max_force_spread(forces: NDArray[np.float64]) -> float:

@@ -23,18 +23,38 @@ class Pairs:
         Indices i and j, shape (P,).
     radii_sum
         R_i + R_j of the covalent radii (Cordero 2008, as in ASE), A, shape (P,).
+    atoms
+        Number of atoms N.
+    elements
+        Number of different elements E.
+    slots
+        Rows of an (N x E) table that a pair adds to: element of j as seen from
+        i, and element of i as seen from j, shape (2, P).
     """
 
     first: NDArray[np.intp]
     second: NDArray[np.intp]
     radii_sum: NDArray[np.float64]
+    atoms: int
+    elements: int
+    slots: NDArray[np.intp]
 
 
 def pairs_of(numbers: NDArray[np.integer]) -> Pairs:
     """Return the pairs of a structure; they depend on the elements only."""
     first, second = np.triu_indices(len(numbers), 1)
     radii = covalent_radii[numbers]
-    return Pairs(first=first, second=second, radii_sum=radii[first] + radii[second])
+    present, kinds = np.unique(numbers, return_inverse=True)
+    return Pairs(
+        first=first,
+        second=second,
+        radii_sum=radii[first] + radii[second],
+        atoms=len(numbers),
+        elements=len(present),
+        slots=np.array(
+            [first * len(present) + kinds[second], second * len(present) + kinds[first]]
+        ),
+    )
 
 
 def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
@@ -43,7 +63,7 @@ def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
     vectors = positions[pairs.first] - positions[pairs.second]
     if atoms.pbc.any() and len(vectors):
         vectors, _ = find_mic(vectors, atoms.cell, atoms.pbc)
-    return np.sqrt(np.einsum("px,px->p", vectors, vectors))
+    return np.asarray(np.sqrt(np.einsum("px,px->p", vectors, vectors)))
 
 
 def close_contacts(

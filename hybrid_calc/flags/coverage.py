@@ -44,9 +44,7 @@ def _outside(name: str, atoms: tuple[int, ...] = (), value: float = 0.0) -> Flag
     return Flag(name=name, severity=Severity.HARD, atoms=atoms, value=value, trustable=False)
 
 
-def fingerprint(
-    distances: NDArray[np.float64], pairs: Pairs, numbers: NDArray[np.integer]
-) -> NDArray[np.float64]:
+def fingerprint(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
     """Return what surrounds each atom, from the geometry alone, shape (N, D).
 
     For each element present, the radial functions
@@ -60,23 +58,23 @@ def fingerprint(
         Of each pair, A, shape (P,).
     pairs
         Of the structure.
-    numbers
-        Atomic numbers, shape (N,).
     """
-    elements, kinds = np.unique(numbers, return_inverse=True)
+    count = len(FINGERPRINT_CENTRES)
     near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
     lengths = distances[near]
     radial = np.exp(-(((lengths[:, None] - FINGERPRINT_CENTRES) / FINGERPRINT_WIDTH) ** 2))
-    radial *= (0.5 + 0.5 * np.cos(np.pi * lengths / FINGERPRINT_CUTOFF))[:, None]
-    first, second = pairs.first[near], pairs.second[near]
-    result = np.zeros((len(numbers) * len(elements), len(FINGERPRINT_CENTRES)))
-    np.add.at(result, first * len(elements) + kinds[second], radial)
-    np.add.at(result, second * len(elements) + kinds[first], radial)
-    return result.reshape(len(numbers), -1)
+    radial *= (0.5 + 0.5 * np.cos(np.pi / FINGERPRINT_CUTOFF * lengths))[:, None]
+    columns = pairs.slots[:, near, None] * count + np.arange(count)
+    sums = np.bincount(
+        columns.ravel(),
+        weights=np.broadcast_to(radial, columns.shape).ravel(),
+        minlength=pairs.atoms * pairs.elements * count,
+    )
+    return sums.reshape(pairs.atoms, -1)
 
 
 def fingerprint_distance(
-    here: NDArray[np.float64], there: NDArray[np.float64], atoms: NDArray[np.intp]
+    here: NDArray[np.float64], there: NDArray[np.float64], atoms: NDArray[np.intp] | slice
 ) -> NDArray[np.float64]:
     """Return how far the worst of the atoms is from itself in each other frame, shape (F,).
 
@@ -87,7 +85,7 @@ def fingerprint_distance(
     there
         Fingerprints of F other geometries of the same molecule, shape (F, N, D).
     atoms
-        Indices that count.
+        Indices that count, or a slice.
     """
     difference = there[:, atoms] - here[atoms]
-    return np.sqrt(np.einsum("fad,fad->fa", difference, difference)).max(axis=1)
+    return np.asarray(np.sqrt(np.einsum("fad,fad->fa", difference, difference).max(axis=1)))

@@ -17,7 +17,7 @@ from hybrid_calc.committee.prediction import CommitteeInfo
 from hybrid_calc.flags.contacts import Pairs, close_contacts, pair_distances, pairs_of
 from hybrid_calc.flags.coverage import domain_flags, fingerprint
 from hybrid_calc.flags.limits import FlagLimits
-from hybrid_calc.flags.report import FlagReport
+from hybrid_calc.flags.report import Flag, FlagReport
 from hybrid_calc.flags.thermal import high_temperature, in_dynamics, step_displacement
 from hybrid_calc.flags.topology import (
     BondGraph,
@@ -64,6 +64,7 @@ class Monitor:
         self._before: NDArray[np.float64] | None = None
         self._changed_for: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._temperatures: deque[float] = deque(maxlen=limits.temperature_window_steps)
+        self._domain_known: tuple[tuple[object, ...], tuple[Flag, ...]] | None = None
 
     def start(self, atoms: Atoms) -> None:
         """Take this geometry as the initial graph and forget the past.
@@ -80,6 +81,7 @@ class Monitor:
         )
         self._changed_for = np.zeros(len(distances), dtype=np.intp)
         self._before = None
+        self._domain_known = None
         self._temperatures.clear()
 
     def survey(self, atoms: Atoms) -> Survey:
@@ -90,7 +92,7 @@ class Monitor:
             raise RuntimeError("a started monitor has pairs and a graph")
         limits = self._limits
         distances = pair_distances(atoms, self._pairs)
-        flags = list(domain_flags(atoms, self._info))
+        flags = list(self._domain(atoms))
         flags += close_contacts(distances, self._pairs, limits.close_contact_ratio)
         mean_temperature = None
         moving = in_dynamics(atoms)
@@ -101,26 +103,34 @@ class Monitor:
                 )
             self._before = atoms.positions.copy()
             self._temperatures.append(float(atoms.get_temperature()))
-            mean_temperature = float(np.mean(self._temperatures))
+            mean_temperature = sum(self._temperatures) / len(self._temperatures)
             flags += high_temperature(mean_temperature, limits.hot_above_kelvin)
         flags += self._topology(distances, self._graph, len(atoms), moving)
         return Survey(
             report=FlagReport(flags=tuple(flags), mean_temperature=mean_temperature),
-            fingerprint=fingerprint(distances, self._pairs, atoms.numbers),
+            fingerprint=fingerprint(distances, self._pairs),
         )
+
+    def _domain(self, atoms: Atoms) -> tuple[Flag, ...]:
+        """Return the flags of the domain; they change with charge, spin and periodicity only."""
+        question = (atoms.info.get("charge"), atoms.info.get("spin"), atoms.pbc.tobytes())
+        if self._domain_known is None or self._domain_known[0] != question:
+            self._domain_known = (question, domain_flags(atoms, self._info))
+        return self._domain_known[1]
 
     def _topology(
         self, distances: NDArray[np.float64], graph: BondGraph, atoms: int, moving: bool
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Flag, ...]:
         limits = self._limits
         breaking = breaking_bonds(distances, graph, limits.breaking_ratio)
         forming = forming_bonds(
             distances, graph, limits.forming_bond_order, limits.breaking_ratio
         )
         changed = breaking | forming
-        self._changed_for = np.where(changed, self._changed_for + 1, 0)
         if not changed.any():
+            self._changed_for[:] = 0
             return ()
+        self._changed_for = np.where(changed, self._changed_for + 1, 0)
         if moving:
             lasting = self._changed_for >= limits.persistence_steps
             breaking, forming = breaking & lasting, forming & lasting

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from hybrid_calc.flags.coverage import fingerprint_distance
 from hybrid_calc.gate.regime import Regime
 
+BLOCK = 16
+"""Frames compared at a time."""
 REMEMBERED = 200
 """Validated frames per regime that are remembered; older ones are forgotten first."""
 
@@ -64,6 +66,7 @@ class Evidence:
             lambda: deque(maxlen=REMEMBERED)
         )
         self._stacks: dict[Regime, NDArray[np.float64]] = {}
+        self._factors: dict[Regime, float] = {}
 
     def add(self, regime: Regime, frame: Validated) -> None:
         """Take in one labelled frame."""
@@ -72,6 +75,7 @@ class Evidence:
             frames.clear()  # another molecule with the same elements
         frames.append(frame)
         self._stacks.pop(regime, None)
+        self._factors.pop(regime, None)
 
     def distrust(self, regime: Regime) -> None:
         """Forget what earned trust in a regime; an audit there found a bad frame.
@@ -86,14 +90,15 @@ class Evidence:
             for frame in frames
         ]
         frames.clear()
-        frames.extend(kept)
+        frames.extend(kept)  # fingerprints and ratios are as they were
 
     def trust(
         self,
         regime: Regime,
         fingerprint: NDArray[np.float64],
-        atoms: NDArray[np.intp],
+        atoms: NDArray[np.intp] | slice,
         radius: float,
+        enough: int,
     ) -> Trust:
         """Return how well the named atoms of a geometry are covered.
 
@@ -104,27 +109,51 @@ class Evidence:
         fingerprint
             Of the geometry, shape (N, D).
         atoms
-            Indices that must be near, all of them in the same validated frame.
+            Indices that must be near, all of them in the same validated frame; a slice for all.
         radius
             Largest fingerprint distance that is nearby.
+        enough
+            Neighbours after which older frames need not be looked at.
         """
         frames = self._frames.get(regime)
         if not frames or frames[-1].fingerprint.shape != fingerprint.shape:
             return Trust()
         if regime not in self._stacks:
             self._stacks[regime] = np.array([frame.fingerprint for frame in frames])
-        distances = fingerprint_distance(fingerprint, self._stacks[regime], atoms)
-        neighbours, worst = 0, 0.0
-        for index in np.flatnonzero(distances <= radius):
-            frame = frames[index]
-            neighbours = neighbours + 1 if frame.good else 0
-            worst = max(worst, frame.error) if frame.good else 0.0
-        return Trust(neighbours=neighbours, nearest=float(distances.min()), worst_error=worst)
+        neighbours, nearest, worst = 0, float("inf"), 0.0
+        stack = self._stacks[regime]
+        # Newest first, in blocks: enough neighbours or one that was bad settles it.
+        for end in range(len(stack), 0, -BLOCK):
+            start = max(0, end - BLOCK)
+            distances = fingerprint_distance(fingerprint, stack[start:end], atoms)
+            nearest = min(nearest, float(distances.min()))
+            for index in np.flatnonzero(distances <= radius)[::-1]:
+                frame = frames[start + int(index)]
+                if not frame.good:
+                    return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
+                neighbours += 1
+                worst = max(worst, frame.error)
+            if neighbours >= enough:
+                break
+        return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
 
-    def ratios(self, regime: Regime) -> NDArray[np.float64]:
-        """Return error over spread of every labelled frame of a regime."""
-        frames = self._frames.get(regime, ())
-        return np.array([frame.error / max(frame.spread, 1e-9) for frame in frames])
+    def factor(
+        self,
+        regime: Regime,
+        *,
+        start: float,
+        labels: int,
+        quantile: float,
+        bounds: tuple[float, float],
+    ) -> float:
+        """Return the error over spread to expect in a regime; see `estimated_factor`."""
+        if regime not in self._factors:
+            frames = self._frames.get(regime, ())
+            ratios = np.array([frame.error / max(frame.spread, 1e-9) for frame in frames])
+            self._factors[regime] = estimated_factor(
+                ratios, start=start, labels=labels, quantile=quantile, bounds=bounds
+            )
+        return self._factors[regime]
 
     def state(self) -> list[dict[str, Any]]:
         """Return everything as JSON-able data."""
@@ -143,6 +172,7 @@ class Evidence:
         """Take back what `state` returned."""
         self._frames.clear()
         self._stacks.clear()
+        self._factors.clear()
         for entry in state:
             name, elements, charge, multiplicity = entry["regime"]
             regime = Regime(

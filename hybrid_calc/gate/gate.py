@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.committee.spread import max_force_spread
@@ -14,7 +15,7 @@ from hybrid_calc.errors import BudgetExhausted
 from hybrid_calc.flags.monitor import Survey
 from hybrid_calc.flags.report import Flag, Severity
 from hybrid_calc.gate.budget import Budget
-from hybrid_calc.gate.evidence import Evidence, Trust, Validated, estimated_factor
+from hybrid_calc.gate.evidence import Evidence, Trust, Validated
 from hybrid_calc.gate.policy import Decision, Reason, Source
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
@@ -58,7 +59,6 @@ class Gate:
         prediction: Prediction | None,
         survey: Survey,
         regime: Regime,
-        atoms: int,
         *,
         wanted: str = "",
     ) -> Decision:
@@ -72,8 +72,6 @@ class Gate:
             Flags and fingerprint of the geometry.
         regime
             Of the geometry.
-        atoms
-            Number of atoms N.
         wanted
             Why a driver wants this label whatever the scores say.
 
@@ -88,7 +86,11 @@ class Gate:
         factor = self.factor(regime)
         spread = math.nan if prediction is None else max_force_spread(prediction.forces)
         trust = self.evidence.trust(
-            regime, survey.fingerprint, _concerned(survey, atoms), settings.trust_radius
+            regime,
+            survey.fingerprint,
+            _concerned(survey),
+            settings.trust_radius,
+            settings.trust_frames,
         )
         reasons = [Reason(policy="acquisition", detail=wanted)] if wanted else []
         reasons += self._reasons(survey, regime, trust, spread, factor)
@@ -113,8 +115,8 @@ class Gate:
     def factor(self, regime: Regime) -> float:
         """Return the expected force error over spread in a regime."""
         settings = self.settings
-        return estimated_factor(
-            self.evidence.ratios(regime),
+        return self.evidence.factor(
+            regime,
             start=settings.factor,
             labels=settings.factor_labels,
             quantile=settings.factor_quantile,
@@ -247,7 +249,7 @@ def _asking(survey: Survey) -> tuple[Flag, ...]:
     )
 
 
-def _concerned(survey: Survey, atoms: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _concerned(survey: Survey) -> NDArray[np.intp] | slice:
     """Return the atoms evidence must cover: the flagged ones, or all where no flag is up."""
     flagged = {index for flag in _asking(survey) for index in flag.atoms}
-    return np.array(sorted(flagged) or range(atoms), dtype=np.intp)
+    return np.array(sorted(flagged), dtype=np.intp) if flagged else slice(None)

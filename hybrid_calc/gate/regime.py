@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ase import Atoms
-from ase.data import chemical_symbols
-
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import FlagReport, Severity
-from hybrid_calc.geometry import charge_of, multiplicity_of
+from hybrid_calc.geometry import Composition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +41,7 @@ class Regime:
         return f"{self.name} {self.elements}{charge}{spin}"
 
 
-def classify(atoms: Atoms, report: FlagReport, limits: FlagLimits) -> Regime:
+def classify(composition: Composition, report: FlagReport, limits: FlagLimits) -> Regime:
     """Return the regime of a geometry.
 
     Broken or formed bonds count before temperature; geometries without
@@ -52,19 +49,20 @@ def classify(atoms: Atoms, report: FlagReport, limits: FlagLimits) -> Regime:
     """
     return Regime(
         name=_name(report, limits),
-        elements=" ".join(chemical_symbols[n] for n in sorted(set(atoms.numbers.tolist()))),
-        charge=charge_of(atoms),
-        multiplicity=multiplicity_of(atoms),
+        elements=composition.elements,
+        charge=composition.charge,
+        multiplicity=composition.multiplicity,
     )
 
 
 def _name(report: FlagReport, limits: FlagLimits) -> str:
-    if any(not flag.trustable for flag in report.flags):
-        return "outside"
-    if "close_contact" in report.names:
-        return "clash"
-    if report.of(Severity.REGIME):
-        return "reactive"
+    if report.flags:
+        if any(not flag.trustable for flag in report.flags):
+            return "outside"
+        if "close_contact" in report.names:
+            return "clash"
+        if report.of(Severity.REGIME):
+            return "reactive"
     temperature = report.mean_temperature
     if temperature is None or temperature <= limits.warm_above_kelvin:
         return "equilibrium"

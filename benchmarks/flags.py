@@ -1,0 +1,104 @@
+"""How often each physics flag cries wolf in ordinary dynamics, and how far 300 K frames are apart.
+
+ANI-1x drives MD at 300 K from the relaxed structure; every flag raised there is
+a false alarm.  The fingerprint distances are between independent frames of one
+trajectory: the trust radius should cover most of them, and not a bond that is
+being broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import bench
+import numpy as np
+import torch
+from ase import units
+from ase.build import molecule
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.optimize import BFGS
+
+from hybrid_calc import AniCommittee, FlagLimits
+from hybrid_calc.flags.contacts import pair_distances, pairs_of
+from hybrid_calc.flags.coverage import fingerprint, fingerprint_distance
+from hybrid_calc.flags.monitor import Monitor
+from committee_only import CommitteeOnly
+
+MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
+FLAGS = ("close_contact", "bond_breaking", "bond_forming", "fragments", "step_displacement")
+
+
+def main() -> None:
+    options = bench.parser(__doc__ or "").parse_args()
+    torch.set_num_threads(1)
+    committee = AniCommittee()
+    names = MOLECULES[:2] if options.quick else MOLECULES
+    steps = 500 if options.quick else 4000
+    alarms: Counter[str] = Counter()
+    frames = 0
+    distances: list[float] = []
+    stretched: list[float] = []
+    for name in names:
+        atoms = molecule(name)
+        atoms.calc = CommitteeOnly(committee)
+        BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+        monitor = Monitor(FlagLimits(), committee.info)
+        monitor.start(atoms)
+        random = np.random.default_rng(0)
+        thermalize_momenta(atoms, 300, rng=random)
+        dynamics = Langevin(
+            atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs,
+            fixcm=False, rng=random,
+        )
+        dynamics.run(200)
+        prints = []
+        for step in range(steps):
+            dynamics.run(1)
+            survey = monitor.survey(atoms)
+            alarms.update(survey.report.names)
+            if step % 50 == 0:
+                prints.append(survey.fingerprint)
+        frames += steps
+        distances += _between(np.array(prints))
+        stretched += _stretch(atoms, prints)
+    figures = {f"false_alarm_share_{flag}": alarms[flag] / frames for flag in FLAGS}
+    figures |= {
+        "false_alarm_share_mean_temperature": alarms["mean_temperature"] / frames,
+        "fingerprint_distance_300K_median": float(np.median(distances)),
+        "fingerprint_distance_300K_99": float(np.quantile(distances, 0.99)),
+        "fingerprint_distance_bond_stretched_1p25_min": min(stretched),
+        "frames": float(frames),
+    }
+    targets = {name: ("<=", 0.01) for name in figures if name.startswith("false_alarm")}
+    bench.report(figures, targets, options.json)
+
+
+def _between(prints: np.ndarray) -> list[float]:
+    """Return the distance of each frame to the nearest of the three before it."""
+    return [
+        float(np.sort(fingerprint_distance(prints[i], prints[max(0, i - 8) : i], slice(None)))[2])
+        for i in range(8, len(prints))
+    ]
+
+
+def _stretch(atoms, prints) -> list[float]:
+    """Return how far a structure with one X-H bond stretched by 1.25 is from every frame."""
+    result = []
+    pairs = pairs_of(atoms.numbers)
+    lengths = pair_distances(atoms, pairs)
+    bonded = np.flatnonzero(lengths < 1.3 * pairs.radii_sum)
+    for pair in bonded:
+        i, j = int(pairs.first[pair]), int(pairs.second[pair])
+        if 1 not in (atoms.numbers[i], atoms.numbers[j]):
+            continue
+        heavy, light = (i, j) if atoms.numbers[j] == 1 else (j, i)
+        pulled = atoms.copy()
+        pulled.set_distance(heavy, light, 1.25 * lengths[pair], fix=0)
+        mark = fingerprint(pair_distances(pulled, pairs), pairs)
+        result.append(float(fingerprint_distance(mark, np.array(prints), slice(None)).min()))
+    return result
+
+
+if __name__ == "__main__":
+    main()
