@@ -28,6 +28,33 @@ if TYPE_CHECKING:
     from hybrid_calc.store.frames import FrameStore
     from hybrid_calc.store.record import Record
 
+__all__ = [
+    "ANI_1X_LEVEL",
+    "AniCommittee",
+    "AseReference",
+    "Committee",
+    "CommitteeInfo",
+    "Domain",
+    "FlagLimits",
+    "FrameStore",
+    "Gate",
+    "GateSettings",
+    "HybridCalculator",
+    "HybridHandle",
+    "Label",
+    "LevelOfTheory",
+    "MaceCommittee",
+    "MembersCommittee",
+    "Prediction",
+    "PySCFReference",
+    "Record",
+    "Reference",
+    "Step",
+    "ToyCommittee",
+    "ToyReference",
+    "gfn2_xtb",
+]
+
 _HOMES = {
     "ANI_1X_LEVEL": "reference.pyscf_backend",
     "AniCommittee": "committee.ani",
@@ -55,7 +82,6 @@ _HOMES = {
     "gfn2_xtb": "reference.ase_backend",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - one table says both name and home
 
 
 def __getattr__(name: str) -> Any:

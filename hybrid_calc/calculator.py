@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.engine import Engine, Step, Trajectory
+from hybrid_calc.errors import StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.settings import GateSettings
@@ -34,7 +35,7 @@ class HybridHandle(Calculator):
         Runs the stages.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -68,6 +69,8 @@ class HybridHandle(Calculator):
         """Answer one geometry; every property in one pass."""
         super().calculate(atoms, list(properties), list(system_changes))
         self.results = {}
+        if self.atoms is None:
+            raise StructureError("the calculator was given no structure.")
         try:
             step = self.engine.evaluate(self.atoms, self.trajectory)
         except BaseException as error:
@@ -91,7 +94,7 @@ class HybridHandle(Calculator):
         self._raise_pending()
         return super().get_property(name, atoms, allow_calculation)
 
-    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:  # noqa: ARG002 - ASE's
         """Return what changed since the last geometry, charge and spin included.
 
         Any difference counts, whatever `tol` says: comparing bits is a tenth of
@@ -114,7 +117,7 @@ class HybridHandle(Calculator):
             changes.append("spin")
         return changes
 
-    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:  # noqa: ARG002 - ASE's
         """Return who answers, JSON-able."""
         return {
             "committee": self.engine.committee.info.name,
@@ -124,9 +127,7 @@ class HybridHandle(Calculator):
         }
 
     def _raise_pending(self) -> None:
-        if self._pending is not None and (
-            threading.current_thread() is threading.main_thread()
-        ):
+        if self._pending is not None and (threading.current_thread() is threading.main_thread()):
             error, self._pending = self._pending, None
             raise error
 

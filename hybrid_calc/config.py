@@ -69,9 +69,7 @@ class LevelSettings(_Settings):
     basis: Annotated[LowerCase, Field(min_length=1)] = Field(
         ..., description="Orbital basis in PySCF's spelling."
     )
-    cart: bool = Field(
-        False, description="Cartesian d and f functions, as Gaussian runs 6-31G(d)."
-    )
+    cart: bool = Field(False, description="Cartesian d and f functions, as Gaussian runs 6-31G(d).")
     dispersion: LowerCase = Field(
         "", description="Dispersion correction such as d3bj; needs pyscf-dispersion."
     )
@@ -80,9 +78,7 @@ class LevelSettings(_Settings):
         "auto", description="Density-fitting basis; auto is PySCF's choice, empty is no fitting."
     )
     grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid.")
-    convergence_hartree: float = Field(
-        1e-7, gt=0, description="SCF energy convergence, hartree."
-    )
+    convergence_hartree: float = Field(1e-7, gt=0, description="SCF energy convergence, hartree.")
     project_net_force: bool = Field(
         True, description="Remove the net force and torque that the grid leaves."
     )
@@ -114,20 +110,23 @@ class MaceSettings(_Settings):
 
     kind: Literal["mace"] = "mace"
     files: list[str] | str = Field(
-        ..., description="Model files or a pattern such as models/*.model; relative to the "
-        "settings file."
+        ...,
+        description="Model files or a pattern such as models/*.model; relative to the "
+        "settings file.",
     )
     trust: bool = Field(
-        False, description=".model files are pickles, that is code: say true only for files whose "
-        "maker you trust."
+        False,
+        description=".model files are pickles, that is code: say true only for files whose "
+        "maker you trust.",
     )
     dtype: Literal["float64", "float32"] = Field(
         "float64", description="float64 for optimisation and bands, float32 is enough for MD."
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:1.")
     level: LevelSettings | None = Field(
-        None, description="Level of theory of the training data, as in reference.level. Without "
-        "it nothing is checked."
+        None,
+        description="Level of theory of the training data, as in reference.level. Without "
+        "it nothing is checked.",
     )
 
     _named = field_validator("level", mode="before")(_named_level)
@@ -169,9 +168,7 @@ class ToyReferenceSettings(_Settings):
     kind: Literal["toy"] = "toy"
 
 
-CommitteeSettings = Annotated[
-    AniSettings | MaceSettings | ToySettings, Field(discriminator="kind")
-]
+CommitteeSettings = Annotated[AniSettings | MaceSettings | ToySettings, Field(discriminator="kind")]
 ReferenceSettings = Annotated[
     PySCFSettings | XtbSettings | ToyReferenceSettings, Field(discriminator="kind")
 ]
@@ -183,15 +180,14 @@ class RunSettings(_Settings):
     task: Literal["md", "relax", "neb"] = Field(..., description="What to do.")
     structure: StructureSettings = Field(..., description="Where to start.")
     end: StructureSettings | None = Field(None, description="The other end of a band.")
-    committee: CommitteeSettings = Field(
-        AniSettings(), description="Who predicts every geometry."
-    )
+    committee: CommitteeSettings = Field(AniSettings(), description="Who predicts every geometry.")
     reference: ReferenceSettings = Field(
         PySCFSettings(), description="Who answers where the committee cannot."
     )
     allow_level_mismatch: bool = Field(
-        False, description="Go on although committee and reference were made at different levels "
-        "of theory; the difference then counts as an error of the committee."
+        False,
+        description="Go on although committee and reference were made at different levels "
+        "of theory; the difference then counts as an error of the committee.",
     )
     gate: GateSettings = Field(GateSettings(), description="When to ask.")
     flags: FlagLimits = Field(FlagLimits(), description="Limits of the flags.")

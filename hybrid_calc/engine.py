@@ -100,6 +100,18 @@ class Step:
     verified: bool
     seconds: dict[str, float]
 
+    def __str__(self) -> str:
+        lines = [f"geometry {self.index}, {self.regime}: answered by the {self.source}"]
+        if self.force_error is not None and self.energy_error is not None:
+            lines[0] += (
+                f", committee off by {self.force_error:.2f} eV/A and {self.energy_error:+.3f} eV"
+            )
+        if not self.verified:
+            lines[0] += ", UNVERIFIED"
+        lines += [f"- {reason.policy}: {reason.detail}" for reason in self.decision.reasons]
+        lines += [f"- not asked, {r.policy}: {r.detail}" for r in self.decision.unpaid]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Return one JSON-able line about the step, without the arrays."""
         decision = self.decision
@@ -208,6 +220,11 @@ class Tally:
     unverified: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        why = ", ".join(f"{policy} {times}" for policy, times in self.reasons.most_common())
+        asked = f"{self.geometries} geometries, {self.labels} labelled by the reference"
+        return f"{asked} ({why})" if why else asked
 
 
 class Engine:
@@ -347,7 +364,15 @@ class Engine:
             with _timed(seconds, "reference"):
                 label = self._label(atoms, prediction, survey, decision)
         with _timed(seconds, "gate"):
-            step = self._settle(atoms, trajectory, prediction, survey, decision, label, seconds)
+            step = self._settle(
+                atoms,
+                trajectory=trajectory,
+                prediction=prediction,
+                survey=survey,
+                decision=decision,
+                label=label,
+                seconds=seconds,
+            )
         if label is not None and self.store is not None:
             with _timed(seconds, "store"):
                 self.store.append(self._record(atoms, step))
@@ -384,7 +409,9 @@ class Engine:
             return self.reference.label(atoms)
         except ReferenceFailed as error:
             self.tally.failures += 1
-            self._quarantine(atoms, prediction, survey, decision, error)
+            self._quarantine(
+                atoms, prediction=prediction, survey=survey, decision=decision, error=error
+            )
             hard = survey.report.of(Severity.HARD)
             tolerated = self.gate.settings.when_reference_fails == "continue"
             if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
@@ -394,6 +421,7 @@ class Engine:
     def _settle(
         self,
         atoms: Atoms,
+        *,
         trajectory: Trajectory,
         prediction: Prediction | None,
         survey: Survey,
@@ -468,6 +496,7 @@ class Engine:
     def _quarantine(
         self,
         atoms: Atoms,
+        *,
         prediction: Prediction | None,
         survey: Survey,
         decision: Decision,

@@ -66,7 +66,9 @@ def check_structure(atoms: Atoms) -> None:
         raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
     if not math.isfinite(atoms.positions.sum()):  # a NaN or infinity anywhere shows in the sum
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
-        raise StructureError(f"positions of atoms {bad} are not finite; the step before went wrong.")
+        raise StructureError(
+            f"positions of atoms {bad} are not finite; the step before went wrong."
+        )
     cell = atoms.cell.array
     if not math.isfinite(cell.sum()):
         raise StructureError("the cell is not finite; the step before went wrong.")

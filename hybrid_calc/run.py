@@ -36,6 +36,8 @@ EXIT_CODES = {
 }
 """Exit code of each ending; bad input is 2, a failed reference 1."""
 
+ENDING = b"hybrid-calc: ending after this step; a second signal ends at once.\n"
+
 
 def run_job(
     settings: RunSettings, *, base: Path, output: Path, resume: bool, console: Console
@@ -61,19 +63,20 @@ def run_job(
         Bad input, or a reference failure that the settings do not tolerate;
         what was validated before is in the store.
     """
-    start = time.perf_counter()
-    _set_threads(settings.threads)
+    _set_threads(settings)
     atoms = build_structure(settings.structure, base)
     end = _other_end(settings, base)
+    calculator = build_calculator(settings, base, output)  # opens nothing before the first label
     folder = RunFolder(output, resume=resume)
     errors = ErrorLog()
-    calculator = build_calculator(settings, base, output)
+    for line in folder.decisions():
+        errors.add(line["regime"], line["force_error"], line["good"])
     try:
         with _signals() as asked_to_stop, _Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
-                errors.add(step)
+                errors.add(str(step.regime), step.force_error, step.good)
 
             calculator.engine.on_step = on_step
             job = Job(
@@ -86,7 +89,7 @@ def run_job(
     finally:
         folder.close()
         calculator.close()
-    summary = _summary(settings, outcome, calculator, errors, time.perf_counter() - start)
+    summary = _summary(settings, outcome, calculator, errors, folder.wall_seconds)
     folder.write_summary(summary)
     print_summary(console, summary)
     _say_more(console, summary, output)
@@ -111,12 +114,14 @@ def _other_end(settings: RunSettings, base: Path) -> Atoms | None:
     return build_structure(settings.end, base)
 
 
-def _set_threads(threads: int) -> None:
+def _set_threads(settings: RunSettings) -> None:
     """Set the committee's threads; small molecules are slower with more than one."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.committee.kind == "toy":
+        return  # needs no torch, whose import takes seconds
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
 
 
 def _summary(
@@ -142,20 +147,20 @@ def _say_more(console: Console, summary: dict[str, Any], output: Path) -> None:
     """Print what needs a sentence, and what to type next."""
     for text in (summary["why"], summary["notice"], summary.get("caution")):
         if text:
-            console.print(text[0].upper() + text[1:], style="yellow", highlight=False)
+            console.print(text[0].upper() + text[1:], style="yellow", highlight=False, markup=False)
     if "image_energies_ev" in summary:
         for number, (energy, source) in enumerate(
             zip(summary["image_energies_ev"], summary["image_sources"], strict=True)
         ):
             console.print(f"image {number}: {energy:8.3f} eV, {source}", highlight=False)
     store = summary["store"]
-    console.print(f"store:     {store}", highlight=False, soft_wrap=True)
-    console.print(f"decisions: {output / 'decisions.jsonl'}", highlight=False, soft_wrap=True)
-    for words, command in (
-        ("look further", f"hybrid-calc store info {store}"),
-        ("train MACE on it", f"hybrid-calc store export {store} {output / 'train.xyz'}"),
+    for line in (
+        f"store:     {store}",
+        f"decisions: {output / 'decisions.jsonl'}",
+        f"look further: hybrid-calc store info {store}",
+        f"train MACE on it: hybrid-calc store export {store} {output / 'train.xyz'}",
     ):
-        console.print(f"{words}: {command}", highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager
@@ -163,10 +168,11 @@ def _signals() -> Iterator[list[int]]:
     """Note the first interrupt or termination; a second one interrupts at once."""
     received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
+        os.write(2, ENDING)  # nothing buffered: a signal may come in the middle of a print
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -183,6 +189,7 @@ class _Display:
         self._console = console
         self._engine = calculator.engine
         self._tenth = -1
+        self._first: int | None = None
         self._warnings = warnings.catch_warnings()
         self._progress = Progress(
             TextColumn("{task.completed:.0f} of {task.total:.0f} steps"),
@@ -210,14 +217,21 @@ class _Display:
         """Show how far the run is and what it has spent."""
         words = self._words()
         self._progress.update(self._task, completed=done, total=total, words=words)
+        if self._first is None:
+            self._first = done
         tenth = 10 * done // total
         if not self._console.is_terminal and tenth > self._tenth:
             self._tenth = tenth
-            elapsed = time.perf_counter() - self._start
-            left = elapsed * (total - done) / done if done else float("nan")
-            self._console.print(
-                f"step {done} of {total}, {words}, about {left:.0f} s left", highlight=False
-            )
+            text = f"step {done} of {total}, {words}{self._left(done, total)}"
+            self._console.print(text, highlight=False)
+
+    def _left(self, done: int, total: int) -> str:
+        """Return how long the rest will take, judged by the steps of this process."""
+        taken = done - (self._first or 0)
+        if not taken:
+            return ""
+        seconds = (time.perf_counter() - self._start) * (total - done) / taken
+        return f", about {seconds:.0f} s left"
 
     def _words(self) -> str:
         tally, budget = self._engine.tally, self._engine.gate.budget

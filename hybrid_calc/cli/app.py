@@ -38,13 +38,17 @@ def run(
     from hybrid_calc.run import EXIT_CODES, run_job
 
     settings = load_settings(config, set_)
-    ending = run_job(
-        settings,
-        base=config.absolute().parent,
-        output=output or Path("runs") / config.stem,
-        resume=resume,
-        console=Console(),
-    )
+    try:
+        ending = run_job(
+            settings,
+            base=config.absolute().parent,
+            output=output or Path("runs") / config.stem,
+            resume=resume,
+            console=Console(),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("hybrid-calc: interrupted; what was validated is in the store.\n")
+        raise typer.Exit(130) from None
     raise typer.Exit(EXIT_CODES[ending])
 
 
@@ -93,14 +97,23 @@ def export(
     from hybrid_calc.store.export import export_extxyz
     from hybrid_calc.store.frames import open_existing
 
-    frames = export_extxyz(open_existing(path), target)
+    store = open_existing(path)
+    frames = export_extxyz(store, target)
     console = Console()
-    console.print(f"{frames} validated frames written to {target}", soft_wrap=True)
+    if store.damage:
+        sys.stderr.write(
+            f"hybrid-calc: {len(store.damage)} places of the store are damaged and left out; "
+            f"see hybrid-calc store verify {path}\n"
+        )
+    console.print(
+        f"{frames} validated frames written to {target}", soft_wrap=True, markup=False
+    )
     console.print(
         "train with: mace_run_train --train_file "
         f"{target} --energy_key REF_energy --forces_key REF_forces --E0s average --name NAME",
         highlight=False,
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -113,17 +126,14 @@ def compact(path: StorePath) -> None:
 
 
 def main() -> None:
-    """Run the command; an error raised on purpose is one line, bad input exits with 2."""
+    """Run the command; what a user can mend is one line, and bad input exits with 2."""
     try:
         app()
     except Exception as error:
         from hybrid_calc.errors import HybridCalcError, InputError, MissingPackageError
 
-        if not isinstance(error, HybridCalcError):
+        if not isinstance(error, (HybridCalcError, OSError)):
             raise
         sys.stderr.write("hybrid-calc: " + " ".join(str(error).split()) + "\n")
         bad_input = isinstance(error, (InputError, MissingPackageError))
         sys.exit(2 if bad_input else 1)
-    except KeyboardInterrupt:
-        sys.stderr.write("hybrid-calc: interrupted; what was validated is in the store.\n")
-        sys.exit(130)

@@ -1,0 +1,1 @@
+"""What physics says about one geometry."""

@@ -66,9 +66,7 @@ def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.einsum("px,px->p", vectors, vectors)))
 
 
-def close_contacts(
-    distances: NDArray[np.float64], pairs: Pairs, ratio: float
-) -> tuple[Flag, ...]:
+def close_contacts(distances: NDArray[np.float64], pairs: Pairs, ratio: float) -> tuple[Flag, ...]:
     """Flag pairs closer than `ratio` times the sum of their covalent radii.
 
     One flag, for the worst pair, naming every atom that clashes.

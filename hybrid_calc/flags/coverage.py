@@ -70,7 +70,7 @@ def fingerprint(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.floa
         weights=np.broadcast_to(radial, columns.shape).ravel(),
         minlength=pairs.atoms * pairs.elements * count,
     )
-    return sums.reshape(pairs.atoms, -1)
+    return np.asarray(sums.reshape(pairs.atoms, -1), dtype=np.float64)
 
 
 def fingerprint_distance(

@@ -76,9 +76,7 @@ class Monitor:
         )
         self._pairs = pairs_of(atoms.numbers)
         distances = pair_distances(atoms, self._pairs)
-        self._graph = initial_graph(
-            distances, self._pairs, len(atoms), self._limits.bonded_ratio
-        )
+        self._graph = initial_graph(distances, self._pairs, len(atoms), self._limits.bonded_ratio)
         self._changed_for = np.zeros(len(distances), dtype=np.intp)
         self._before = None
         self._domain_known = None
@@ -98,9 +96,7 @@ class Monitor:
         moving = in_dynamics(atoms)
         if moving:
             if self._before is not None:
-                flags += step_displacement(
-                    atoms, self._before, limits.max_step_displacement_ang
-                )
+                flags += step_displacement(atoms, self._before, limits.max_step_displacement_ang)
             self._before = atoms.positions.copy()
             self._temperatures.append(float(atoms.get_temperature()))
             mean_temperature = sum(self._temperatures) / len(self._temperatures)
@@ -123,9 +119,7 @@ class Monitor:
     ) -> tuple[Flag, ...]:
         limits = self._limits
         breaking = breaking_bonds(distances, graph, limits.breaking_ratio)
-        forming = forming_bonds(
-            distances, graph, limits.forming_bond_order, limits.breaking_ratio
-        )
+        forming = forming_bonds(distances, graph, limits.forming_bond_order, limits.breaking_ratio)
         changed = breaking | forming
         if not changed.any():
             self._changed_for[:] = 0

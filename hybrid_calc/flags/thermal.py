@@ -15,9 +15,7 @@ def in_dynamics(atoms: Atoms) -> bool:
     return "momenta" in atoms.arrays and bool(atoms.arrays["momenta"].any())
 
 
-def step_displacement(
-    atoms: Atoms, before: NDArray[np.float64], limit: float
-) -> tuple[Flag, ...]:
+def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -> tuple[Flag, ...]:
     """Flag atoms that moved further than `limit` (A) since the geometry before.
 
     Parameters

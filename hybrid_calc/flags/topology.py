@@ -85,9 +85,7 @@ def forming_bonds(
     the start does not count.
     """
     reach = graph.pairs.radii_sum - ORDER_LENGTH * np.log(order)
-    return np.asarray(
-        ~graph.bonded & (distances < reach) & (distances * ratio < graph.lengths)
-    )
+    return np.asarray(~graph.bonded & (distances < reach) & (distances * ratio < graph.lengths))
 
 
 def bond_flags(

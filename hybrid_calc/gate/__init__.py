@@ -1,0 +1,1 @@
+"""Committee or reference: regime, reasons, trust, budget, audits."""

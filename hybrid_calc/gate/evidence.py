@@ -62,9 +62,7 @@ class Evidence:
     """Validated frames by regime; belongs to one committee."""
 
     def __init__(self) -> None:
-        self._frames: dict[Regime, deque[Validated]] = defaultdict(
-            lambda: deque(maxlen=REMEMBERED)
-        )
+        self._frames: dict[Regime, deque[Validated]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._stacks: dict[Regime, NDArray[np.float64]] = {}
         self._factors: dict[Regime, float] = {}
 
@@ -175,9 +173,7 @@ class Evidence:
         self._factors.clear()
         for entry in state:
             name, elements, charge, multiplicity = entry["regime"]
-            regime = Regime(
-                name=name, elements=elements, charge=charge, multiplicity=multiplicity
-            )
+            regime = Regime(name=name, elements=elements, charge=charge, multiplicity=multiplicity)
             for fingerprint, spread, error, good in entry["frames"]:
                 self.add(
                     regime,

@@ -40,9 +40,7 @@ class Gate:
     def __init__(self, settings: GateSettings | None = None) -> None:
         self.settings = settings or GateSettings()
         self.evidence = Evidence()
-        self.budget = Budget(
-            total=self.settings.budget, audit_reserve=self.settings.audit_reserve
-        )
+        self.budget = Budget(total=self.settings.budget, audit_reserve=self.settings.audit_reserve)
         self.audited = 0
         self.audited_bad = 0
         self._random = np.random.default_rng(self.settings.seed)

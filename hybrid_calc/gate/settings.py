@@ -19,8 +19,10 @@ class GateSettings(BaseModel):
         0.2, gt=0, description="Largest error of any atom's force that is still good, eV/A."
     )
     energy_tolerance_ev: float = Field(
-        2 * KCAL_PER_MOL, gt=0, description="Largest error of the energy relative to the run's "
-        "first label that is still good, eV (default 2 kcal/mol)."
+        2 * KCAL_PER_MOL,
+        gt=0,
+        description="Largest error of the energy relative to the run's "
+        "first label that is still good, eV (default 2 kcal/mol).",
     )
     factor: float = Field(
         3.0, gt=0, description="Expected error over spread until enough labels of this run exist."
@@ -29,12 +31,12 @@ class GateSettings(BaseModel):
         (1.0, 20.0), description="Bounds of that factor once it is estimated from labels."
     )
     factor_labels: int = Field(
-        5, ge=1, description="Labels of a regime from which on the factor is the quantile of "
-        "error over spread."
+        5,
+        ge=1,
+        description="Labels of a regime from which on the factor is the quantile of "
+        "error over spread.",
     )
-    factor_quantile: float = Field(
-        0.9, gt=0, lt=1, description="That quantile."
-    )
+    factor_quantile: float = Field(0.9, gt=0, lt=1, description="That quantile.")
     trust: bool = Field(
         True, description="Let validated frames nearby silence flags and unvalidated regimes."
     )
@@ -42,17 +44,22 @@ class GateSettings(BaseModel):
         3, ge=1, description="Validated frames nearby, all within tolerance, that earn trust."
     )
     trust_radius: float = Field(
-        0.5, gt=0, description="Largest distance of an atom's environment fingerprint that is "
+        0.5,
+        gt=0,
+        description="Largest distance of an atom's environment fingerprint that is "
         "nearby: independent 300 K frames are 0.2 to 0.3 apart, an X-H bond stretched by a "
-        "quarter is 0.6 away (benchmarks/flags.py)."
+        "quarter is 0.6 away (benchmarks/flags.py).",
     )
     policies: frozenset[Literal["uncertain", "contradiction", "unseen", "audit"]] = Field(
         frozenset({"uncertain", "contradiction", "unseen", "audit"}),
         description="Reasons to ask that are switched on.",
     )
     audit_probability: float = Field(
-        0.03, ge=0, le=1, description="Share of unflagged geometries that are labelled all the "
-        "same; below 0.01 the missed failures of a run cannot be estimated."
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of unflagged geometries that are labelled all the "
+        "same; below 0.01 the missed failures of a run cannot be estimated.",
     )
     budget: int | None = Field(
         None, ge=0, description="Reference calls granted to the run; none means no limit."
@@ -61,15 +68,18 @@ class GateSettings(BaseModel):
         0.1, ge=0, lt=1, description="Share of the budget that only audits may spend."
     )
     when_budget_ends: Literal["stop", "continue"] = Field(
-        "stop", description="Stop (the run can be resumed with a larger budget), or go on with "
-        "every step that should have been asked marked unverified."
+        "stop",
+        description="Stop (the run can be resumed with a larger budget), or go on with "
+        "every step that should have been asked marked unverified.",
     )
     when_reference_fails: Literal["raise", "continue"] = Field(
-        "raise", description="Raise the failure, or go on with the committee's answer marked "
-        "unverified; a hard flag always raises."
+        "raise",
+        description="Raise the failure, or go on with the committee's answer marked "
+        "unverified; a hard flag always raises.",
     )
     outside_domain: Literal["reference", "refuse"] = Field(
-        "reference", description="What to do with an element, charge or spin the committee was "
-        "not trained on: ask the reference at every step, or refuse."
+        "reference",
+        description="What to do with an element, charge or spin the committee was "
+        "not trained on: ask the reference at every step, or refuse.",
     )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")

@@ -1,0 +1,1 @@
+"""Whoever answers where the committee cannot be trusted, and at which level of theory."""

@@ -116,7 +116,7 @@ def gfn2_xtb() -> AseReference:
 
 
 def _with_charge_and_spin(atoms: Atoms) -> Atoms:
-    copy = atoms.copy()
+    copy: Atoms = atoms.copy()
     copy.set_constraint()
     charge, unpaired = charge_of(atoms), multiplicity_of(atoms) - 1
     if charge:

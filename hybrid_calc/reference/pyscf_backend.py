@@ -188,7 +188,9 @@ class _Worker:
     """One child process, its pipes and its scratch folder."""
 
     def __init__(self, threads: int) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="hybrid_calc_", ignore_cleanup_errors=True)
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="hybrid_calc_", ignore_cleanup_errors=True
+        )
         self._errors = Path(self._scratch.name) / "stderr"
         environment = os.environ | {
             name: str(threads)

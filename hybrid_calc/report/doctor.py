@@ -58,12 +58,17 @@ def print_findings(console: Console, findings: list[Finding]) -> bool:
 
 
 def _threads() -> list[Finding]:
-    import torch
-
     asked = os.environ.get("OMP_NUM_THREADS", "not set")
-    return [
+    findings = [
         Finding(what="processor cores", value=str(os.cpu_count())),
         Finding(what="OMP_NUM_THREADS", value=asked),
+    ]
+    try:
+        import torch
+    except ImportError:  # said above
+        return findings
+    return [
+        *findings,
         Finding(
             what="torch threads",
             value=f"{torch.get_num_threads()} (hybrid-calc run sets threads: 1 by default)",

@@ -7,7 +7,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.frames import Content, FrameStore
 
 
 def print_content(console: Console, store: FrameStore) -> None:
@@ -17,14 +17,14 @@ def print_content(console: Console, store: FrameStore) -> None:
     rejected = [record for record in content.records if record.label is None]
     console.print(f"{store.path.name}: {len(labelled)} validated frames, {len(rejected)} rejected")
     for level in store.levels:
-        console.print(f"level of theory: {level} ({level.hash})", highlight=False)
+        console.print(f"level of theory: {level} ({level.hash})", highlight=False, markup=False)
     formulas = Counter(record.atoms().get_chemical_formula() for record in labelled)
     committees = Counter(
         f"{r.meta.get('committee_name', '?')} ({r.meta.get('committee', '?')})" for r in labelled
     )
     for title, counts in (("molecule", formulas), ("committee", committees)):
         for name, frames in counts.most_common():
-            console.print(f"{title}: {name}, {frames} frames", highlight=False)
+            console.print(f"{title}: {name}, {frames} frames", highlight=False, markup=False)
     if labelled:
         table = Table("regime", "frames", "within tolerance", "largest force error, eV/A")
         for regime in sorted({str(record.meta.get("regime")) for record in labelled}):
@@ -36,18 +36,24 @@ def print_content(console: Console, store: FrameStore) -> None:
             table.add_row(regime, str(len(metas)), share, f"{worst:.2f}")
         console.print(table)
     for record in rejected:
-        console.print(f"rejected {record.identity}: {record.rejection}", highlight=False)
-    for sentence in (*content.damage, *content.torn_tails):
-        console.print(f"damage: {sentence}", style="red", highlight=False)
+        sentence = f"rejected {record.identity}: {record.rejection}"
+        console.print(sentence, highlight=False, markup=False)
+    _print_damage(console, content)
 
 
 def print_damage(console: Console, store: FrameStore) -> bool:
     """Print what of a store is damaged; return whether it is whole."""
     content = store.read()
-    for sentence in content.damage:
-        console.print(f"damaged: {sentence}", style="red", highlight=False)
-    for sentence in content.torn_tails:
-        console.print(f"never acknowledged: {sentence}", style="yellow", highlight=False)
+    _print_damage(console, content)
     if not content.damage:
         console.print(f"{store.path.name}: {len(content.records)} frames, every digest agrees")
     return not content.damage
+
+
+def _print_damage(console: Console, content: Content) -> None:
+    for title, style, sentences in (
+        ("damaged", "red", content.damage),
+        ("never acknowledged", "yellow", content.torn_tails),
+    ):
+        for sentence in sentences:
+            console.print(f"{title}: {sentence}", style=style, highlight=False, markup=False)

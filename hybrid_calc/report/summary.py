@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_calc.engine import Engine, Step
+from hybrid_calc.engine import Engine
 from hybrid_calc.gate.audit import wilson_interval
 
 POLICY_WORDS = {
@@ -27,14 +26,11 @@ class ErrorLog:
 
     def __init__(self) -> None:
         self._errors: dict[str, list[tuple[float, bool]]] = {}
-        self.sources: Counter[str] = Counter()
 
-    def add(self, step: Step) -> None:
-        """Take in one step."""
-        self.sources[step.source.value] += 1
-        if step.force_error is not None and step.good is not None:
-            regime = self._errors.setdefault(step.regime.name, [])
-            regime.append((step.force_error, step.good))
+    def add(self, regime: str, force_error: float | None, good: bool | None) -> None:
+        """Take in one geometry; nothing happens where there was no label or no prediction."""
+        if force_error is not None and good is not None:
+            self._errors.setdefault(regime, []).append((force_error, good))
 
     def by_regime(self) -> dict[str, dict[str, float]]:
         """Return labels, share good, median and largest force error (eV/A) of each regime."""

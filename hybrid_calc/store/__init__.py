@@ -1,0 +1,1 @@
+"""Validated frames that are never lost."""

@@ -2,22 +2,24 @@
 
 Layout, schema 1::
 
-    /            format, schema, created by which version
-    /frames/     one row per frame: identity, energy, header (JSON)
+    /            format, schema
+    /frames/     one row per frame: identity, energy, header (JSON), digest (of the whole frame)
     /arrays/X/   values of array X of all frames one after another, offsets (F + 1),
                  shapes (F, 3) padded with ones; attribute unit
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from hybrid_calc.errors import HybridCalcError, StoreDamagedError, StoreError
 from hybrid_calc.store.journal import sync_folder
@@ -26,7 +28,20 @@ from hybrid_calc.store.record import ARRAYS, Record
 FORMAT = "hybrid_calc store"
 SCHEMA = 1
 MAX_DIMENSIONS = 3
+FRAME_COLUMNS = ("identity", "energy", "header", "digest")
 H5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    HybridCalcError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What h5py, numpy and json raise on damaged bytes."""
 
 
 def write_hdf5(path: Path, records: Sequence[Record]) -> None:
@@ -70,7 +85,7 @@ def read_hdf5(path: Path, damage: list[str]) -> Iterator[Record]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield from _records(file, path.name, damage)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         damage.append(f"{path.name} cannot be read: {error}")
 
 
@@ -91,7 +106,7 @@ def check_format(path: Path) -> None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             name, schema = file.attrs.get("format"), file.attrs.get("schema")
-    except (OSError, RuntimeError):
+    except UNREADABLE:
         return
     if name != FORMAT:
         raise StoreDamagedError(f"{path} is HDF5 but not a {FORMAT}; give another path.")
@@ -113,14 +128,17 @@ def _fill(file: h5py.File, records: Sequence[Record]) -> None:
     headers = [json.dumps(record.header(), sort_keys=True) for record in records]
     _column(frames, "header", np.array(headers, dtype=object), text)
     parts = [record.arrays() for record in records]
+    digests = [
+        _digest(record.identity, energy, header, arrays)
+        for record, energy, header, arrays in zip(records, energies, headers, parts, strict=True)
+    ]
+    _column(frames, "digest", np.array(digests, dtype=object), text)
     group = file.create_group("arrays")
     for name, unit in ARRAYS.items():
         _ragged(group.create_group(name), [part.get(name) for part in parts], unit)
 
 
-def _column(
-    group: h5py.Group, name: str, values: Any, dtype: Any = None, unit: str = ""
-) -> None:
+def _column(group: h5py.Group, name: str, values: Any, dtype: Any = None, unit: str = "") -> None:
     # Filters need chunks, and chunks need at least one element.
     options: dict[str, Any] = {}
     if len(values):
@@ -147,34 +165,53 @@ def _ragged(group: h5py.Group, parts: list[Any], unit: str) -> None:
 
 
 def _records(file: h5py.File, name: str, damage: list[str]) -> Iterator[Record]:
-    headers, identities = file["frames/header"], file["frames/identity"]
-    columns = {array: _Ragged(file[f"arrays/{array}"]) for array in ARRAYS}
-    for index in range(len(headers)):
+    frames = {column: file[f"frames/{column}"] for column in FRAME_COLUMNS}
+    arrays = {array: file[f"arrays/{array}"] for array in ARRAYS}
+    counts = [len(column) for column in frames.values()]
+    counts += [len(group["offsets"]) - 1 for group in arrays.values()]
+    if min(counts) != max(counts):
+        damage.append(f"{name}: between {min(counts)} and {max(counts)} frames; the least are read")
+    ragged = {array: _Ragged(group, min(counts)) for array, group in arrays.items()}
+    for index in range(min(counts)):
         try:
-            arrays = {
-                array: value
-                for array, column in columns.items()
-                if (value := column.row(index)) is not None
-            }
-            record = Record.from_parts(json.loads(headers[index]), arrays)
-            intact = record.identity == identities[index].decode()
-        except (OSError, LookupError, TypeError, ValueError, HybridCalcError) as error:
+            row = {array: part for array, r in ragged.items() if (part := r.row(index)) is not None}
+            identity, header, digest = (
+                frames[column][index].decode() for column in ("identity", "header", "digest")
+            )
+            intact = digest == _digest(identity, frames["energy"][index], header, row)
+            record = Record.from_parts(json.loads(header), row) if intact else None
+        except UNREADABLE as error:
             damage.append(f"{name}: frame {index} cannot be read: {error}")
             continue
-        if intact:
+        if record is not None:
             yield record
         else:
             damage.append(f"{name}: frame {index} is not what was written (content hash differs)")
 
 
+def _digest(identity: str, energy: float, header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the hash of everything the file says about one frame.
+
+    Of the stored text and bytes, so that no later library writes it otherwise.
+    """
+    digest = hashlib.sha256(f"{identity}|{header}|".encode())
+    digest.update(np.float64(energy).tobytes())
+    for name in ARRAYS:
+        if name in arrays:
+            array = arrays[name]
+            digest.update(f"|{name}|{array.dtype.str}|{array.shape}|".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:32]
+
+
 class _Ragged:
     """One array of every frame."""
 
-    def __init__(self, group: h5py.Group) -> None:
+    def __init__(self, group: h5py.Group, count: int) -> None:
         self._values = group["values"]
-        self._offsets = group["offsets"][:]
-        self._dimensions = group["dimensions"][:]
-        self._shapes = group["shapes"][:]
+        self._offsets = group["offsets"][: count + 1]
+        self._dimensions = group["dimensions"][:count]
+        self._shapes = group["shapes"][:count]
 
     def row(self, index: int) -> Any:
         """Return the array of one frame, None where it has none."""

@@ -33,10 +33,11 @@ class JournalContent:
     payloads
         Complete records, in order.
     damage
-        One sentence per damaged record between others.
+        One sentence per damaged record.
     torn_tail
-        The sentence about an incomplete last record, as a killed writer leaves
-        it before the record is acknowledged; empty where the end is whole.
+        The sentence about a last record that begins well and stops too early,
+        as a killed writer leaves it before the record is acknowledged; empty
+        where the end is whole.
     """
 
     payloads: tuple[bytes, ...]
@@ -92,15 +93,16 @@ class Journal:
         self.path = None
 
     def _open(self) -> None:
-        new = not self._folder.exists()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if new:
-            sync_folder(self._folder.parent)
+        _make_folder(self._folder)
         path = self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:12]}{SUFFIX}"
-        self._lock = lock_of(path)
-        self._lock.acquire(timeout=0)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        sync_folder(self._folder)
+        try:
+            self._lock = lock_of(path)
+            self._lock.acquire(timeout=0)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            sync_folder(self._folder)
+        except BaseException:
+            self.close()
+            raise
         self.path, self._size = path, 0
 
     def _write(self, frame: bytes) -> None:
@@ -109,10 +111,10 @@ class Journal:
             while view:
                 view = view[os.write(self._descriptor, view) :]
             os.fsync(self._descriptor)
-        except OSError:
+            self._size += len(frame)
+        except BaseException:  # also Ctrl-C: the next record must follow the last whole one
             self._abandon_tail()
             raise
-        self._size += len(frame)
 
     def _abandon_tail(self) -> None:
         """Cut a half-written record off; where even that fails, leave this file for good."""
@@ -126,8 +128,8 @@ class Journal:
 def read_journal(path: Path) -> JournalContent:
     """Return every complete record of a journal and what is damaged in it.
 
-    A torn tail and damaged records in the middle are reported and skipped;
-    the records around them are returned.
+    A torn tail and damaged records are reported and skipped; the records
+    around them are returned.
     """
     data = path.read_bytes()
     payloads: list[bytes] = []
@@ -141,9 +143,10 @@ def read_journal(path: Path) -> JournalContent:
             at += HEADER.size + len(payload)
             continue
         following = _next_record(data, at + 1)
-        if following is None:
+        if following is None and _stops_early(data, at):
             torn_tail = f"{path.name}: torn tail, {len(data) - at} bytes after byte {at}"
             break
+        following = len(data) if following is None else following
         damage.append(f"{path.name}: damaged record from byte {at} to {following}")
         at = following
     return JournalContent(payloads=tuple(payloads), damage=tuple(damage), torn_tail=torn_tail)
@@ -173,6 +176,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents; their entries are durable on return.
+
+    The entry of the folder itself is synced even where it is there: another
+    process may have created it and not have come to that yet.
+    """
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in (folder, *missing):
+        sync_folder(entry.parent)
+
+
 def _frame(payload: bytes) -> bytes:
     return HEADER.pack(MAGIC, len(payload), _checksum(payload)) + payload
 
@@ -190,6 +205,14 @@ def _record_at(data: bytes, at: int) -> bytes | None:
         return None
     payload = data[at + HEADER.size : end]
     return payload if _checksum(payload) == checksum else None
+
+
+def _stops_early(data: bytes, at: int) -> bool:
+    """Tell whether the rest is the beginning of a record: nothing wrong, only too short."""
+    if at + HEADER.size > len(data):
+        return MAGIC.startswith(data[at : at + len(MAGIC)])
+    magic, length, _ = HEADER.unpack_from(data, at)
+    return bool(magic == MAGIC and at + HEADER.size + length > len(data))
 
 
 def _next_record(data: bytes, start: int) -> int | None:

@@ -122,7 +122,10 @@ class Record:
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return every array of the record, by the names of `ARRAYS`."""
+        """Return every array of the record, by the names of `ARRAYS`.
+
+        Whole numbers are 64-bit, ``pbc`` bytes, everything else float64.
+        """
         parts: dict[str, NDArray[Any] | None] = {
             "numbers": self.numbers.astype(np.int64),
             "positions": self.positions,
@@ -130,13 +133,12 @@ class Record:
             "pbc": self.pbc.astype(np.uint8),
         }
         if self.label is not None:
-            parts |= {"forces": self.label.forces, "stress": self.label.stress}
+            parts["forces"] = self.label.forces
+            parts["stress"] = self.label.stress
         if self.prediction is not None:
-            parts |= {
-                "member_energies": self.prediction.energies,
-                "member_forces": self.prediction.forces,
-                "member_stress": self.prediction.stress,
-            }
+            parts["member_energies"] = self.prediction.energies
+            parts["member_forces"] = self.prediction.forces
+            parts["member_stress"] = self.prediction.stress
         return {name: np.ascontiguousarray(a) for name, a in parts.items() if a is not None}
 
     def header(self) -> dict[str, Any]:
