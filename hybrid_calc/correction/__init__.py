@@ -1,0 +1,1 @@
+"""One surface from a committee and the labels of one molecule."""

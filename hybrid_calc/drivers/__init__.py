@@ -1,0 +1,1 @@
+"""Jobs: molecular dynamics, relaxation, bands."""

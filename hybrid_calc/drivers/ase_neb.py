@@ -9,18 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 import ase.optimize
+import numpy as np
 from ase import Atoms
 from ase.mep import NEB
 
-from hybrid_calc.calculator import HybridHandle
-from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed
+from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed, last_step
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.errors import BudgetExhausted, InputError, PredictionFailed
+from hybrid_calc.errors import BudgetExhausted, InputError
+from hybrid_calc.geometry import charge_of, multiplicity_of
 
 MIXED = (
     "images were answered by different levels (see image_sources): their energies are aligned at "
     "the first label only, so this barrier is not one of a single surface"
 )
+INTERRUPTED = "a signal asked for it"
 
 
 def run_neb(first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> Outcome:
@@ -29,7 +31,8 @@ def run_neb(first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> Outco
     Parameters
     ----------
     first, last
-        The two ends, with their atoms in the same order.
+        The two ends, with their atoms in the same order.  Charge and
+        multiplicity of the first hold for both unless the last says its own.
     settings
         Of the band.
     job
@@ -38,116 +41,156 @@ def run_neb(first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> Outco
     Raises
     ------
     InputError
-        The ends are not the same atoms in the same order.
+        The ends are not the same atoms in the same order, in the same cell,
+        with the same charge and multiplicity.
     """
+    _check_ends(first, last)
+    return _Run(first, last, settings, job).run()
+
+
+class _Run:
+    """One band: its images, their calculators, and how far it is.
+
+    The trajectory gets all images after every step, as ``ase gui`` expects of a band.
+    """
+
+    def __init__(self, first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> None:
+        self.settings, self.job = settings, job
+        self.images = [first.copy() for _ in range(settings.images - 1)] + [last.copy()]
+        self.images[-1].info = dict(first.info)
+        self.handles = [job.calculator.handle() for _ in self.images]
+        for image, handle in zip(self.images, self.handles, strict=True):
+            image.calc = handle
+            handle.start(first)
+        self.step = 0
+        self.has_band = False
+        if job.folder.resumed is not None:
+            self._restore(job.folder.resumed)
+        else:
+            self._save()
+
+    def run(self) -> Outcome:
+        """Go on from where the band is until the end, the budget or an interruption."""
+        try:
+            if not self.has_band:
+                ending, why = self._relax_ends()
+                if ending is not Ending.FINISHED:
+                    return Outcome(ending=ending, steps=self.step, why=why)
+                NEB(self.images, method="improvedtangent").interpolate(
+                    method=self.settings.interpolation
+                )
+                self.has_band = True
+                self._save()
+            ending, why = self._optimise()
+        except BudgetExhausted as error:
+            return Outcome(ending=Ending.BUDGET, steps=self.step, why=str(error))
+        return Outcome(ending=ending, steps=self.step, why=why, figures=self._figures())
+
+    def _relax_ends(self) -> tuple[Ending, str]:
+        settings = self.settings
+        for end in (self.images[0], self.images[-1]) if settings.relax_ends else ():
+            optimizer = ase.optimize.BFGS(end, logfile=None)
+            optimizer.attach(self._save)
+            fmax, steps = settings.fmax_ev_per_ang / 2, settings.steps
+            for converged in optimizer.irun(fmax=fmax, steps=steps):
+                if not converged and self.job.interrupted():
+                    return Ending.INTERRUPTED, INTERRUPTED
+            if not converged:
+                return Ending.NOT_CONVERGED, (
+                    f"an end of the band is not relaxed after {steps} steps; "
+                    "resume, or raise neb.steps"
+                )
+        return Ending.FINISHED, ""
+
+    def _optimise(self) -> tuple[Ending, str]:
+        settings = self.settings
+        band = NEB(
+            self.images,
+            k=settings.spring_ev_per_ang,
+            climb=settings.climb,
+            method="improvedtangent",
+        )
+        optimizer = ase.optimize.FIRE(band, logfile=None)
+        done = self.step
+
+        def observe() -> None:
+            self.step = done + optimizer.nsteps
+            for image, handle in zip(self.images, self.handles, strict=True):
+                image.get_potential_energy()
+                self.job.folder.write_frame(image, last_step(handle))
+            self._save()
+            self.job.progress(self.step, settings.steps)
+
+        optimizer.attach(observe)
+        steps = max(0, settings.steps - done)
+        for converged in optimizer.irun(fmax=settings.fmax_ev_per_ang, steps=steps):
+            if converged:
+                return Ending.FINISHED, ""
+            if self.job.interrupted():
+                return Ending.INTERRUPTED, INTERRUPTED
+        return Ending.NOT_CONVERGED, "the band is not converged; raise neb.steps and resume"
+
+    def _figures(self) -> dict[str, Any]:
+        """Return energies along the band, who answered each, and the barrier they make."""
+        energies = [float(image.get_potential_energy()) for image in self.images]
+        sources = [last_step(handle).source.value for handle in self.handles]
+        mixed = len(set(sources)) > 1
+        return {
+            "image_energies_ev": [energy - energies[0] for energy in energies],
+            "image_sources": sources,
+            "mixed_levels": mixed,
+            "barrier_ev": max(energies) - energies[0],
+            "reaction_energy_ev": energies[-1] - energies[0],
+            "caution": MIXED if mixed else "",
+        }
+
+    def _save(self) -> None:
+        self.job.folder.save_state(
+            {
+                "task": "neb",
+                "step": self.step,
+                "numbers": self.images[0].numbers.tolist(),
+                "has_band": self.has_band,
+                "band": [image.positions.tolist() for image in self.images],
+                "trajectories": [handle.trajectory.state() for handle in self.handles],
+                "engine": self.job.calculator.engine.state(),
+            }
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        check_resumed(state, "neb", self.images[0], self.job)
+        if len(state["band"]) != len(self.images):
+            raise InputError(
+                f"the band to resume has {len(state['band'])} images; "
+                f"neb.images is {len(self.images)}."
+            )
+        self.step, self.has_band = int(state["step"]), bool(state["has_band"])
+        self.job.calculator.engine.restore(state["engine"])
+        for image, handle, positions, memory in zip(
+            self.images, self.handles, state["band"], state["trajectories"], strict=True
+        ):
+            image.positions = positions
+            handle.trajectory.restore(memory)
+
+
+def _check_ends(first: Atoms, last: Atoms) -> None:
     if first.numbers.tolist() != last.numbers.tolist():
         raise InputError(
             f"the two ends have different atoms or another order ({first.symbols} and "
             f"{last.symbols}); give both with the same atoms in the same order."
         )
-    images = [first.copy() for _ in range(settings.images - 1)] + [last.copy()]
-    images[-1].info = dict(first.info)
-    handles = [job.calculator.handle() for _ in images]
-    for image, handle in zip(images, handles, strict=True):
-        image.calc = handle
-        handle.start(first)
-    try:
-        done = _prepare(images, handles, settings, job)
-        return _optimise(images, handles, settings, job, done)
-    except BudgetExhausted as error:
-        return Outcome(ending=Ending.BUDGET, steps=0, why=str(error))
-
-
-def _prepare(
-    images: list[Atoms], handles: list[HybridHandle], settings: NebSettings, job: Job
-) -> int:
-    """Set the band up: as it was left, or between relaxed ends; return steps done before."""
-    resumed = job.folder.resumed
-    if resumed is not None:
-        check_resumed(resumed, "neb", images[0])
-        if len(resumed["band"]) != len(images):
+    if (first.pbc != last.pbc).any() or (first.pbc.any() and (first.cell != last.cell).any()):
+        raise InputError("the two ends have different cells; give both in the same cell.")
+    for what, key, value_of in (
+        ("charge", "charge", charge_of),
+        ("multiplicity", "spin", multiplicity_of),
+    ):
+        if key in last.info and value_of(first) != value_of(last):
             raise InputError(
-                f"the band to resume has {len(resumed['band'])} images; "
-                f"neb.images is {len(images)}."
+                f"the two ends have different {what}: {value_of(first)} and {value_of(last)}; "
+                f"give both the same, structure.{what} and end.{what}."
             )
-        job.calculator.engine.restore(resumed["engine"])
-        for image, handle, positions, state in zip(
-            images, handles, resumed["band"], resumed["trajectories"], strict=True
-        ):
-            image.positions = positions
-            handle.trajectory.restore(state)
-        return int(resumed["step"])
-    if settings.relax_ends:
-        for end in (images[0], images[-1]):
-            ase.optimize.BFGS(end, logfile=None).run(
-                fmax=settings.fmax_ev_per_ang / 2, steps=settings.steps
-            )
-    NEB(images, method="improvedtangent").interpolate(method=settings.interpolation)
-    return 0
-
-
-def _optimise(
-    images: list[Atoms],
-    handles: list[HybridHandle],
-    settings: NebSettings,
-    job: Job,
-    done: int,
-) -> Outcome:
-    band = NEB(
-        images, k=settings.spring_ev_per_ang, climb=settings.climb, method="improvedtangent"
-    )
-    optimizer = ase.optimize.FIRE(band, logfile=None)
-
-    def observe() -> None:
-        _save(images, handles, job, done + optimizer.nsteps)
-        job.progress(done + optimizer.nsteps, settings.steps)
-
-    optimizer.attach(observe)
-    ending, why = Ending.NOT_CONVERGED, "the band is not converged; raise neb.steps and resume"
-    steps = max(0, settings.steps - done)
-    for converged in optimizer.irun(fmax=settings.fmax_ev_per_ang, steps=steps):
-        if converged:
-            ending, why = Ending.FINISHED, ""
-        elif job.interrupted():
-            ending, why = Ending.INTERRUPTED, "a signal asked for it"
-            break
-    return Outcome(
-        ending=ending,
-        steps=done + optimizer.nsteps,
-        why=why,
-        figures=_figures(images, handles, job),
-    )
-
-
-def _figures(images: list[Atoms], handles: list[HybridHandle], job: Job) -> dict[str, Any]:
-    """Return energies along the band, who answered each, and the barrier they make."""
-    sources, energies = [], []
-    for image, handle in zip(images, handles, strict=True):
-        energies.append(float(image.get_potential_energy()))
-        step = handle.last_step
-        if step is None:
-            raise PredictionFailed("an image of the band was never answered.")
-        sources.append(step.source.value)
-        job.folder.write_frame(image, step)
-    mixed = len(set(sources)) > 1
-    return {
-        "image_energies_ev": [energy - energies[0] for energy in energies],
-        "image_sources": sources,
-        "mixed_levels": mixed,
-        "barrier_ev": max(energies) - energies[0],
-        "reaction_energy_ev": energies[-1] - energies[0],
-        "caution": MIXED if mixed else "",
-    }
-
-
-def _save(images: list[Atoms], handles: list[HybridHandle], job: Job, steps: int) -> None:
-    job.folder.save_state(
-        {
-            "task": "neb",
-            "step": steps,
-            "numbers": images[0].numbers.tolist(),
-            "band": [image.positions.tolist() for image in images],
-            "trajectories": [handle.trajectory.state() for handle in handles],
-            "engine": job.calculator.engine.state(),
-        }
-    )
+    if first.positions.shape == last.positions.shape and np.allclose(
+        first.positions, last.positions
+    ):
+        raise InputError("the two ends are the same structure; give end another one.")

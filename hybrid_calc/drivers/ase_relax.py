@@ -8,9 +8,19 @@ import ase.optimize
 import numpy as np
 from ase import Atoms
 
-from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed
+from hybrid_calc.drivers.job import (
+    Ending,
+    Job,
+    Outcome,
+    answer_of,
+    check_resumed,
+    give_back,
+    last_step,
+)
 from hybrid_calc.drivers.settings import RelaxSettings
-from hybrid_calc.errors import BudgetExhausted, PredictionFailed
+from hybrid_calc.errors import BudgetExhausted
+
+NOT_CONVERGED = "the largest force is still above the target; raise relax.steps and resume"
 
 
 def run_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcome:
@@ -29,18 +39,20 @@ def run_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcome:
     done = 0
     if job.folder.resumed is not None:
         done = _restore(atoms, job, job.folder.resumed)
+    known = bool(job.calculator.results)
+    if not known:
+        _save(atoms, job, done)
     optimizer = getattr(ase.optimize, settings.optimizer)(atoms, logfile=None)
 
     def observe() -> None:
-        step = job.calculator.last_step
-        if step is None:
-            raise PredictionFailed("the calculator answered nothing.")
-        job.folder.write_frame(atoms, step)
+        if known and optimizer.nsteps == 0:
+            return  # where the run stopped; written then
+        job.folder.write_frame(atoms, last_step(job.calculator))
         _save(atoms, job, done + optimizer.nsteps)
         job.progress(done + optimizer.nsteps, settings.steps)
 
     optimizer.attach(observe)
-    ending, why = Ending.NOT_CONVERGED, "the largest force is still above the target; raise relax.steps and resume"
+    ending, why = Ending.NOT_CONVERGED, NOT_CONVERGED
     try:
         steps = max(0, settings.steps - done)
         for converged in optimizer.irun(fmax=settings.fmax_ev_per_ang, steps=steps):
@@ -57,11 +69,10 @@ def run_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcome:
 
 
 def _figures(atoms: Atoms, job: Job) -> dict[str, Any]:
-    step = job.calculator.last_step
     return {
         "energy_ev": float(atoms.get_potential_energy()),
         "fmax_ev_per_ang": float(np.sqrt((atoms.get_forces() ** 2).sum(axis=1)).max()),
-        "last_source": None if step is None else step.source.value,
+        "last_source": job.calculator.trajectory.source,
         "energy_jump_sum_ev": job.calculator.conserved_shift,
     }
 
@@ -73,6 +84,7 @@ def _save(atoms: Atoms, job: Job, steps: int) -> None:
             "step": steps,
             "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(),
+            "answer": answer_of(job.calculator),
             "engine": job.calculator.engine.state(),
             "trajectory": job.calculator.trajectory.state(),
         }
@@ -80,8 +92,9 @@ def _save(atoms: Atoms, job: Job, steps: int) -> None:
 
 
 def _restore(atoms: Atoms, job: Job, state: dict[str, Any]) -> int:
-    check_resumed(state, "relax", atoms)
+    check_resumed(state, "relax", atoms, job)
     atoms.positions = state["positions"]
     job.calculator.engine.restore(state["engine"])
     job.calculator.trajectory.restore(state["trajectory"])
+    give_back(job.calculator, atoms, state["answer"])
     return int(state["step"])

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import covalent_radii
 from ase.mep import NEB
 from ase.mep.neb import idpp_interpolate, interpolate
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, evaluate_surface, surface_std
+
+CHECK = 2
+"""Optimiser steps between looks at the posterior std."""
+
+CLASH = 0.65
+"""Atoms nearer than this times the sum of their covalent radii pass through each other."""
+
+SHAKE_ANG = 0.1
+"""How far they are shaken, A."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,10 @@ class SurfaceNEB(NEB):
 
     def refresh(self) -> None:
         """Put the surface's answers on every image."""
+        if not self.images[0].constraints:
+            # Else images drift apart by turning the whole molecule, which costs nothing.
+            for one, two in zip(self.images, self.images[1:], strict=False):
+                minimize_rotation_and_translation(one, two)
         positions = np.array([image.positions for image in self.images])
         if self._evaluated is not None and np.array_equal(positions, self._evaluated):
             return
@@ -115,24 +128,29 @@ def idpp_band(reactant: Atoms, product: Atoms, count: int) -> NDArray[np.float64
 
     The product is turned onto the reactant first unless something is constrained.
     """
-    end = product.copy()  # type: ignore[no-untyped-call]
+    end = product.copy()
     if not reactant.constraints:
         minimize_rotation_and_translation(reactant, end)
-    images = [reactant.copy() for _ in range(count - 1)] + [end]  # type: ignore[no-untyped-call]
+    images = [reactant.copy() for _ in range(count - 1)] + [end]
     interpolate(images)
-    idpp_interpolate(images, traj=None, log=None, fmax=0.1, steps=200)
+    _part_clashes(images)
+    band = NEB(images, method="improvedtangent")
+    idpp_interpolate(band, traj=None, log=None, fmax=0.1, steps=200)
     return np.array([image.positions for image in images])
 
 
-def path_band(path: Sequence[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
-    """Spread count images evenly along a path of geometries (N, 3); shape (count, N, 3), A."""
-    points = np.array(path)
-    gaps = np.linalg.norm((points[1:] - points[:-1]).reshape(len(points) - 1, -1), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(gaps)])
-    wanted = np.linspace(0.0, along[-1], count)
-    flat = points.reshape(len(points), -1)
-    columns = [np.interp(wanted, along, flat[:, k]) for k in range(flat.shape[1])]
-    return np.stack(columns, axis=1).reshape(count, *points.shape[1:])
+def _part_clashes(images: list[Atoms]) -> None:
+    """Shake interpolated images where atoms pass through each other.
+
+    On a line of atoms nothing else would move them aside.
+    """
+    rng = np.random.default_rng(0)
+    for image in images[1:-1]:
+        first, second = np.triu_indices(len(image), k=1)
+        distance = np.linalg.norm(image.positions[first] - image.positions[second], axis=1)
+        radii = covalent_radii[image.numbers]
+        if (distance < CLASH * (radii[first] + radii[second])).any():
+            image.set_positions(image.positions + rng.normal(0.0, SHAKE_ANG, (len(image), 3)))
 
 
 def relax_band(
@@ -160,7 +178,7 @@ def relax_band(
     """
     images = []
     for one in positions:
-        image = template.copy()  # type: ignore[no-untyped-call]
+        image = template.copy()
         image.set_positions(one, apply_constraint=False)
         images.append(image)
     band = SurfaceNEB(images, surface, settings.spring_ev_per_ang2)
@@ -169,8 +187,9 @@ def relax_band(
         band.climb = climb
         target = settings.fmax_ev_per_ang if climb else settings.rough_fmax_ev_per_ang
         optimiser = BFGS(band, logfile=None, maxstep=settings.max_step_ang)
-        for converged in optimiser.irun(fmax=target, steps=left):
-            unsure = _unsure_image(band, max_std) if optimiser.nsteps % 10 == 9 else None
+        for reached in optimiser.irun(fmax=target, steps=left):
+            converged = bool(reached)
+            unsure = _unsure_image(band, max_std) if optimiser.nsteps % CHECK == CHECK - 1 else None
             if unsure is not None:
                 break
         left -= optimiser.nsteps
@@ -182,7 +201,7 @@ def relax_band(
         positions=final,
         energies=np.array([image.get_potential_energy() for image in images]),
         std=surface_std(surface, final, final[0]),
-        converged=bool(converged) and unsure is None and band.climb,
+        converged=converged and unsure is None and band.climb,
         unsure=unsure,
     )
 

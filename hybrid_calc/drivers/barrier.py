@@ -1,8 +1,9 @@
-"""What a barrier search is told and what it gives back."""
+"""What a barrier search is told, what it remembers and what it gives back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -31,6 +32,12 @@ class NEBSettings:
         A band is stopped and labelled where the posterior std passes this, eV.
     first_amplitude_ev
         Smallest amplitude of the residual before there are labels between the ends, eV.
+    refine_ev_per_ang
+        A climbing image with a smaller reference force is refined without its band, eV/A.
+    refine_ang
+        How far one refinement may move it, A.
+    max_refinements
+        How often, before a band is asked again.
     margin_ev
         An image may not, within its 95 % interval, rise above the barrier by more, eV.
     collapse_ang
@@ -56,8 +63,11 @@ class NEBSettings:
     fmax_ev_per_ang: float = 0.1
     max_energy_error_ev: float = 0.03
     max_barrier_change_ev: float = 0.005
-    max_std_ev: float = 0.3
+    max_std_ev: float = 0.4
     first_amplitude_ev: float = 1.0
+    refine_ev_per_ang: float = 3.0
+    refine_ang: float = 0.3
+    max_refinements: int = 12
     margin_ev: float = 0.1
     collapse_ang: float = 0.15
     collapse_ev: float = 0.01
@@ -67,7 +77,7 @@ class NEBSettings:
     max_collapses: int = 5
     max_detours: int = 3
     max_stalls: int = 3
-    max_failures: int = 6
+    max_failures: int = 12
     break_ang: float = 0.3
     seed: int = 0
     band: BandSettings = field(default_factory=BandSettings)
@@ -137,3 +147,51 @@ class NEBResult:
     reactant: Atoms
     product: Atoms
     prior: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """What a round needs beside the labels; plain data.
+
+    Attributes
+    ----------
+    ends
+        State of the relaxations of reactant and product, once begun.
+    phase
+        ``search`` a band, ``refine`` its climbing image, ``confirm`` it.
+    last
+        Reason of the last label between the ends.
+    refinements
+        Labels spent on refining this climbing image.
+    setbacks
+        How often that raised the reference's force, less how often it lowered it.
+    breaks, collapses, detours, failures, stalls
+        How often the symmetry was broken, a band fell onto an end, a saddle led
+        elsewhere, the reference failed, and a round found nothing new to ask.
+    unsure
+        How often a band was stopped because it was uncertain.
+    push
+        Mode along which bands are displaced, (N, 3), or None.
+    saddle
+        Positions of the climbing image that was labelled last, (N, 3), or None.
+    doubt
+        What was missing at the end of the last round.
+    done
+        Whether everything was confirmed.
+    """
+
+    ends: dict[str, Any] | None = None
+    phase: str = "search"
+    last: str = ""
+    refinements: int = 0
+    setbacks: int = 0
+    breaks: int = 0
+    collapses: int = 0
+    detours: int = 0
+    failures: int = 0
+    stalls: int = 0
+    unsure: int = 0
+    push: list[list[float]] | None = None
+    saddle: list[list[float]] | None = None
+    doubt: str = "no band was relaxed yet"
+    done: bool = False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +47,43 @@ class RunFolder:
                 f"{path} holds a run already; add --resume to go on with it, "
                 "or give another --output."
             )
-        path.mkdir(parents=True, exist_ok=True)
         self.resumed: dict[str, Any] | None = self._load() if resume else None
-        self._trim()
-        mode = "a" if resume else "w"
-        self._decisions = (path / "decisions.jsonl").open(mode)
-        self._trajectory = Trajectory(str(self.trajectory_path), mode)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._trim()
+            mode = "a" if resume else "w"
+            self._decisions = (path / "decisions.jsonl").open(mode)
+            self._trajectory = Trajectory(str(self.trajectory_path), mode)
+        except OSError as error:
+            raise InputError(
+                f"folder {path} cannot hold a run: {error.strerror or error}: {error.filename}. "
+                "Give another --output."
+            ) from error
         self._lines = self.resumed["decisions"] if self.resumed else 0
         self._frames = self.resumed["frames"] if self.resumed else 0
+        before = self.resumed["wall_seconds"] if self.resumed else 0.0
+        self._start = time.perf_counter() - before
 
     @property
     def trajectory_path(self) -> Path:
         """ASE trajectory of the run."""
         return self.path / "trajectory.traj"
 
+    @property
+    def wall_seconds(self) -> float:
+        """Time since the run began, s; without the pauses between its parts."""
+        return time.perf_counter() - self._start
+
     def log(self, step: Step) -> None:
         """Write one line about a geometry."""
         self._decisions.write(json.dumps(step.to_dict()) + "\n")
         self._lines += 1
+
+    def decisions(self) -> Iterator[dict[str, Any]]:
+        """Yield what was logged before this run was resumed."""
+        with (self.path / "decisions.jsonl").open() as file:
+            for text in itertools.islice(file, self._lines):
+                yield json.loads(text)
 
     def write_frame(self, atoms: Atoms, step: Step) -> None:
         """Append a frame with the answer it got and who gave it."""
@@ -83,6 +105,7 @@ class RunFolder:
             "schema": STATE_SCHEMA,
             "decisions": self._lines,
             "frames": self._frames,
+            "wall_seconds": self.wall_seconds,
         }
         _replace(self._state, json.dumps(full))
 
@@ -96,13 +119,20 @@ class RunFolder:
         self._trajectory.close()
 
     def _load(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads(self._state.read_text())
-        if state.get("schema") != STATE_SCHEMA:
+        try:
+            state = json.loads(self._state.read_text())
+            schema = state.get("schema")
+        except (OSError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{self._state} has schema {state.get('schema')}; this version resumes schema "
+                f"{self._state} cannot be read; start the run again with another --output. "
+                "Labels are safe in the store."
+            ) from error
+        if schema != STATE_SCHEMA:
+            raise InputError(
+                f"{self._state} has schema {schema}; this version resumes schema "
                 f"{STATE_SCHEMA}. Resume with the version that wrote it."
             )
-        return state
+        return dict(state)
 
     def _trim(self) -> None:
         """Drop what was logged after the state that is resumed from; it will happen again."""
@@ -111,12 +141,16 @@ class RunFolder:
         decisions = self.path / "decisions.jsonl"
         lines = decisions.read_text().splitlines(keepends=True)
         _replace(decisions, "".join(lines[: self.resumed["decisions"]]))
-        frames = ase.io.read(self.trajectory_path, index=":")
-        kept = frames[: self.resumed["frames"]]
-        if len(kept) < len(frames):
-            temporary = self.trajectory_path.with_suffix(".tmp")
-            ase.io.write(temporary, kept, format="traj")
-            os.replace(temporary, self.trajectory_path)
+        if not self.resumed["frames"]:  # ASE cannot read a trajectory without frames
+            self.trajectory_path.write_bytes(b"")
+            return
+        with Trajectory(str(self.trajectory_path)) as frames:
+            if len(frames) == self.resumed["frames"]:
+                return
+            kept = [frames[index] for index in range(self.resumed["frames"])]
+        temporary = self.trajectory_path.with_suffix(".tmp")
+        ase.io.write(temporary, kept, format="traj")
+        os.replace(temporary, self.trajectory_path)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
-from hybrid_calc.calculator import HybridCalculator
+from hybrid_calc.calculator import HybridCalculator, HybridHandle
 from hybrid_calc.drivers.folder import RunFolder
-from hybrid_calc.errors import InputError
+from hybrid_calc.engine import Step
+from hybrid_calc.errors import InputError, PredictionFailed
 
 
 class Ending(StrEnum):
@@ -63,20 +65,52 @@ class Job:
 
     calculator: HybridCalculator
     folder: RunFolder
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Callable[[int, int], None] = lambda *_: None
     interrupted: Callable[[], bool] = lambda: False
 
 
-def check_resumed(state: dict[str, Any], task: str, atoms: Atoms) -> None:
-    """Refuse to resume another task or another molecule.
+def check_resumed(state: dict[str, Any], task: str, atoms: Atoms, job: Job) -> None:
+    """Refuse to resume another task, another molecule, or with another committee.
 
     Raises
     ------
     InputError
         The state in the folder is not of this job.
     """
-    if state["task"] != task or state["numbers"] != atoms.numbers.tolist():
-        raise InputError(
-            "the run to resume is another task or another molecule; resume it with the settings "
-            "it was started with."
-        )
+    for what, before, now in (
+        ("task", state["task"], task),
+        ("molecule", state["numbers"], atoms.numbers.tolist()),
+        ("committee", state["engine"]["committee"], job.calculator.engine.committee.info.identity),
+    ):
+        if before != now:
+            raise InputError(
+                f"the run to resume has another {what}; resume it with the settings it was "
+                "started with, or give another --output."
+            )
+
+
+def last_step(calculator: HybridHandle) -> Step:
+    """Return what happened to the geometry that was just asked for.
+
+    Raises
+    ------
+    PredictionFailed
+        Nothing was asked.
+    """
+    if calculator.last_step is None:
+        raise PredictionFailed("the calculator answered nothing.")
+    return calculator.last_step
+
+
+def answer_of(calculator: HybridHandle) -> dict[str, Any]:
+    """Return the calculator's last answer as JSON-able data; empty before the first."""
+    return {name: np.asarray(value).tolist() for name, value in calculator.results.items()}
+
+
+def give_back(calculator: HybridHandle, atoms: Atoms, answer: dict[str, Any]) -> None:
+    """Let a calculator know the answer for a geometry, which is then not asked for again."""
+    calculator.atoms = atoms.copy()
+    calculator.results = {
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in answer.items()
+    }

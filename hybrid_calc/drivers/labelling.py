@@ -56,7 +56,7 @@ class LabelBook:
         known: Sequence[SurfaceLabel] = (),
         settings: ProcessSettings | None = None,
     ) -> None:
-        self.template = template.copy()  # type: ignore[no-untyped-call]
+        self.template = template.copy()
         self.predict_many = predict_many
         self.settings = settings or ProcessSettings()
         self.labels: list[SurfaceLabel] = list(known)
@@ -80,12 +80,23 @@ class LabelBook:
         """Fit the surface to all labels, taking the residual to vary by no less than that."""
         floor = max(min_amplitude_ev, self.settings.min_amplitude_ev)
         settings = replace(self.settings, min_amplitude_ev=floor)
-        return fit_surface(self.template, self.predict_many, self.labels, settings)
+        return fit_surface(self.template, self.predict_many, self.usable(), settings)
+
+    def usable(self) -> list[SurfaceLabel]:
+        """Return the labels that are not beyond sense."""
+        return [one for one in self.labels if self._makes_sense(one)]
 
     def ask(
-        self, positions: NDArray[np.float64], reason: str, surface: Surface | None = None
+        self,
+        positions: NDArray[np.float64],
+        reason: str,
+        surface: Surface | None = None,
+        *,
+        strict: bool = True,
     ) -> SurfaceLabel:
         """Return the label at a geometry, paying for it only if it is new.
+
+        Every answer is kept; one beyond sense never enters a surface.
 
         Parameters
         ----------
@@ -95,35 +106,26 @@ class LabelBook:
             Why, for the record.
         surface
             What to forecast the label with; no forecast where None.
+        strict
+            Refuse an answer beyond sense.
 
         Raises
         ------
         ReferenceFailed
-            No label, or one beyond sense.
+            No label, or, if strict, one beyond sense.
         BudgetExhausted
             No call is left.
         """
-        old = self.find(positions)
-        if old is not None:
-            return old
-        frame = self.template.copy()  # type: ignore[no-untyped-call]
-        frame.set_constraint()
-        frame.positions = positions
-        answer = self._label(frame, reason)
-        limit = self.settings.max_force_ev_per_ang
-        refuse_senseless(np.array([answer.energy]), answer.forces[None], limit=limit)
-        said = self.predict_many(frames_at(self.template, frame.positions[None]))[0]
-        new = SurfaceLabel(
-            positions=np.array(positions),
-            energy=answer.energy,
-            forces=np.array(answer.forces),
-            prior_energy=said.energy,
-            prior_forces=said.mean_forces,
-        )
-        if surface is not None and surface.process is not None:
-            self.forecasts.append(self._forecast(surface, new))
-        self.labels.append(new)
-        self.reasons.append(reason)
+        found = self.find(positions)
+        new = self._pay(positions, reason) if found is None else found
+        if found is None:
+            if surface is not None and surface.process is not None and self._makes_sense(new):
+                self.forecasts.append(self._forecast(surface, new))
+            self.labels.append(new)
+            self.reasons.append(reason)
+        if strict:
+            limit = self.settings.max_force_ev_per_ang
+            refuse_senseless(np.array([new.energy]), new.forces[None], limit=limit)
         return new
 
     def factor(self) -> float:
@@ -151,13 +153,32 @@ class LabelBook:
         self.reasons = [str(one) for one in data["reasons"]]
         self.forecasts = [Forecast.from_dict(one) for one in data["forecasts"]]
 
+    def _pay(self, positions: NDArray[np.float64], reason: str) -> SurfaceLabel:
+        frame = self.template.copy()
+        frame.set_constraint()
+        frame.positions = np.array(positions)
+        answer = self._label(frame, reason)
+        said = self.predict_many(frames_at(self.template, frame.positions[None]))[0]
+        return SurfaceLabel(
+            positions=np.array(positions),
+            energy=answer.energy,
+            forces=np.array(answer.forces),
+            prior_energy=said.energy,
+            prior_forces=said.mean_forces,
+        )
+
+    def _makes_sense(self, label: SurfaceLabel) -> bool:
+        largest = float(np.linalg.norm(label.forces, axis=1).max())
+        return np.isfinite(label.energy) and largest <= self.settings.max_force_ev_per_ang
+
     def _noise(self) -> float:
         return float(np.sqrt(2.0) * self.settings.energy_noise_ev)
 
     def _forecast(self, surface: Surface, new: SurfaceLabel) -> Forecast:
         """Compare a new label with what was predicted, relative to the nearest known one."""
-        distances = [np.abs(one.positions - new.positions).max() for one in self.labels]
-        origin = self.labels[int(np.argmin(distances))]
+        known = self.usable()
+        distances = [np.abs(one.positions - new.positions).max() for one in known]
+        origin = known[int(np.argmin(distances))]
         energies, _ = evaluate_surface(surface, np.stack([new.positions, origin.positions]))
         std = float(surface_std(surface, new.positions[None], origin.positions)[0])
         std = float(np.hypot(std, self._noise()))
@@ -183,7 +204,7 @@ class ReferenceCalculator(Calculator):
     implemented_properties: list[str] = ["energy", "free_energy", "forces"]
 
     def __init__(self, book: LabelBook, reason: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.book = book
         self.reason = reason
 
@@ -194,9 +215,9 @@ class ReferenceCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Fill energy and forces; see ASE's Calculator."""
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        super().calculate(atoms, properties, system_changes)
         here = np.array(self.atoms.positions)  # type: ignore[union-attr]
-        label = self.book.ask(here, self.reason)
+        label = self.book.ask(here, self.reason, strict=False)
         self.results = {
             "energy": label.energy,
             "free_energy": label.energy,
@@ -208,7 +229,7 @@ def constrained_forces(
     template: Atoms, positions: NDArray[np.float64], forces: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return forces after the molecule's constraints, eV/A, shape (N, 3)."""
-    frame = template.copy()  # type: ignore[no-untyped-call]
+    frame = template.copy()
     frame.positions = positions
     left = np.array(forces)
     for constraint in frame.constraints:

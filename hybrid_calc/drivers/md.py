@@ -11,10 +11,18 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed
+from hybrid_calc.drivers.job import (
+    Ending,
+    Job,
+    Outcome,
+    answer_of,
+    check_resumed,
+    give_back,
+    last_step,
+)
 from hybrid_calc.drivers.restraint import MovingRestraint
 from hybrid_calc.drivers.settings import MdSettings
-from hybrid_calc.errors import BudgetExhausted, PredictionFailed, StructureError
+from hybrid_calc.errors import BudgetExhausted, StructureError
 
 
 def run_md(atoms: Atoms, settings: MdSettings, job: Job) -> Outcome:
@@ -40,6 +48,8 @@ class _Run:
         self.atoms, self.settings, self.job = atoms, settings, job
         self.random = np.random.default_rng(settings.seed)
         self.step = 0
+        self.start_energy: float | None = None
+        self.energy = 0.0
         self.restraint = _restraint(atoms, settings)
         atoms.calc = job.calculator
         resumed = job.folder.resumed
@@ -50,7 +60,6 @@ class _Run:
         if self.restraint is not None:
             atoms.set_constraint([*atoms.constraints, self.restraint])
         self.dynamics = self._integrator()
-        self.energies: list[float] = []
 
     def run(self) -> Outcome:
         """Step until the end, the budget or an interruption."""
@@ -58,17 +67,17 @@ class _Run:
         start_length = (self.job.folder.resumed or {}).get("start_length")
         self._move_restraint(start_length)
         try:
-            if self.step == 0:
+            if not self.job.calculator.results:
+                self._save()
                 self._observe()
-            remaining = self.settings.steps - self.step
-            for _ in range(remaining):
+            while self.step < self.settings.steps:
+                if self.job.interrupted():
+                    ending, why = Ending.INTERRUPTED, "a signal asked for it"
+                    break
                 self._move_restraint()
                 self.dynamics.run(1)
                 self.step += 1
                 self._observe()
-                if self.job.interrupted() and self.step < self.settings.steps:
-                    ending, why = Ending.INTERRUPTED, "a signal asked for it"
-                    break
             self._save()
         except BudgetExhausted as error:
             ending, why = Ending.BUDGET, str(error)
@@ -77,14 +86,14 @@ class _Run:
     def _observe(self) -> None:
         settings, job = self.settings, self.job
         energy = self.atoms.get_potential_energy() + self.atoms.get_kinetic_energy()
-        self.energies.append(float(energy) - job.calculator.conserved_shift)
-        step = job.calculator.last_step
-        if step is None:
-            raise PredictionFailed("the calculator answered nothing.")
+        self.energy = float(energy) - job.calculator.conserved_shift
+        if self.start_energy is None:
+            self.start_energy = self.energy
+        step = last_step(job.calculator)
         if self.step % settings.trajectory_interval == 0:
             job.folder.write_frame(self.atoms, step)
-        if self.step % settings.checkpoint_interval == 0:
-            self._save()
+        if self.step % settings.checkpoint_interval == 0 or step.label is not None:
+            self._save()  # after a label, so that a killed run never asks for it again
         job.progress(self.step, settings.steps)
 
     def _thermalise(self) -> None:
@@ -95,7 +104,8 @@ class _Run:
         if not self.atoms.pbc.any() and len(self.atoms) > 1:
             Stationary(self.atoms)
             if len(self.atoms) > 2:
-                ZeroRotation(self.atoms)
+                with np.errstate(divide="ignore", invalid="ignore"):  # a linear molecule's axis
+                    ZeroRotation(self.atoms)
 
     def _integrator(self) -> MolecularDynamics:
         settings = self.settings
@@ -117,9 +127,6 @@ class _Run:
     def _save(self) -> None:
         """Write everything the next step depends on."""
         calculator = self.job.calculator
-        results = {
-            name: np.asarray(value).tolist() for name, value in calculator.results.items()
-        }
         self.job.folder.save_state(
             {
                 "task": "md",
@@ -128,7 +135,9 @@ class _Run:
                 "positions": self.atoms.positions.tolist(),
                 "momenta": self.atoms.get_momenta().tolist(),
                 "random": self.random.bit_generator.state,
-                "results": results,
+                "answer": answer_of(calculator),
+                "start_energy": self.start_energy,
+                "energy": self.energy,
                 "start_length": None if self.restraint is None else self.restraint.start_length,
                 "engine": calculator.engine.state(),
                 "trajectory": calculator.trajectory.state(),
@@ -137,7 +146,7 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Take everything back; the last answer is not asked for again."""
-        check_resumed(state, "md", self.atoms)
+        check_resumed(state, "md", self.atoms, self.job)
         calculator = self.job.calculator
         self.step = state["step"]
         self.atoms.positions = state["positions"]
@@ -145,16 +154,14 @@ class _Run:
         self.random.bit_generator.state = state["random"]
         calculator.engine.restore(state["engine"])
         calculator.trajectory.restore(state["trajectory"])
-        calculator.atoms = self.atoms.copy()
-        calculator.results = {
-            name: np.array(value) if isinstance(value, list) else value
-            for name, value in state["results"].items()
-        }
+        self.start_energy, self.energy = state["start_energy"], state["energy"]
+        give_back(calculator, self.atoms, state["answer"])
 
     def _figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"simulated_fs": self.step * self.settings.timestep_fs}
-        if self.settings.ensemble == "nve" and self.restraint is None and self.energies:
-            figures["conserved_energy_drift_ev"] = self.energies[-1] - self.energies[0]
+        conserved = self.settings.ensemble == "nve" and self.restraint is None
+        if conserved and self.start_energy is not None:
+            figures["conserved_energy_drift_ev"] = self.energy - self.start_energy
         return figures
 
 

@@ -85,7 +85,7 @@ class MovingRestraint:
     def adjust_momenta(self, atoms: Atoms, momenta: NDArray[np.float64]) -> None:
         """Leave momenta alone."""
 
-    def get_removed_dof(self, atoms: Atoms) -> int:
+    def get_removed_dof(self, atoms: Atoms) -> int:  # noqa: ARG002 - ASE gives it
         """Return that no degree of freedom is removed."""
         return 0
 

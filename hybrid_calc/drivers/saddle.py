@@ -56,13 +56,19 @@ class Saddle:
     verdict: Verdict
 
 
+def frozen_atoms(template: Atoms) -> list[int]:
+    """Return the indices of fixed atoms."""
+    fixed = [c.index for c in template.constraints if isinstance(c, FixAtoms)]
+    return sorted({int(i) for index in fixed for i in index})
+
+
 def free_directions(template: Atoms, positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return an orthonormal basis of what can move, shape (3N, f).
 
     Frozen atoms are left out; translation and rotation are, where nothing is frozen.
     """
     count = len(positions)
-    frozen = {int(i) for c in template.constraints if isinstance(c, FixAtoms) for i in c.index}
+    frozen = frozen_atoms(template)
     if frozen:
         free = [k for i in range(count) if i not in frozen for k in range(3 * i, 3 * i + 3)]
         return np.asarray(np.eye(3 * count)[:, free])
@@ -102,14 +108,14 @@ def polish_saddle(
     steps: int = 15,
     max_step: float = 0.1,
     max_displacement: float = 0.6,
-) -> NDArray[np.float64] | None:
+) -> tuple[NDArray[np.float64], bool]:
     """Walk uphill along the softest mode and downhill along all others.
 
     Returns
     -------
-    numpy.ndarray or None
-        Positions of a stationary point of the surface, shape (N, 3), A; None where
-        there is none within `max_displacement` (A) of the start.
+    tuple
+        Positions (N, 3), A, and whether they are a stationary point of the surface
+        within `max_displacement` (A) of the start; else the last ones within it.
     """
     here = np.array(start)
     for _ in range(steps):
@@ -117,16 +123,17 @@ def polish_saddle(
         values, modes = modes_at(template, surface, here)
         along = np.tensordot(modes, force, axes=2)
         if np.linalg.norm(np.tensordot(along, modes, axes=1), axis=1).max() < fmax:
-            return here
+            return here, True
         sign = np.ones(len(values))
         sign[0] = -1.0
         lengths = sign * along / np.maximum(np.abs(values), SOFTEST_CURVATURE)
         step = np.tensordot(lengths, modes, axes=1)
         longest = float(np.linalg.norm(step, axis=1).max())
-        here = here + step * min(1.0, max_step / max(longest, 1e-12))
-        if np.linalg.norm(here - start, axis=1).max() > max_displacement:
-            return None
-    return None
+        new = here + step * min(1.0, max_step / max(longest, 1e-12))
+        if np.linalg.norm(new - start, axis=1).max() > max_displacement:
+            return here, False
+        here = new
+    return here, False
 
 
 def judge_saddle(
@@ -169,7 +176,7 @@ def downhill_ends(
     direction = saddle.modes[0] / np.linalg.norm(saddle.modes[0], axis=1).max()
     ends = []
     for sign in (1.0, -1.0):
-        frame = template.copy()  # type: ignore[no-untyped-call]
+        frame = template.copy()
         start = saddle.positions + sign * push * direction
         frame.set_positions(start, apply_constraint=False)
         frame.calc = SurfaceCalculator(surface)
@@ -178,7 +185,9 @@ def downhill_ends(
     return ends
 
 
-def bonds_of(numbers: NDArray[np.int_], positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
+def bonds_of(
+    numbers: NDArray[np.int_], positions: NDArray[np.float64]
+) -> frozenset[tuple[int, int]]:
     """Return the bonded pairs by covalent radii."""
     first, second = np.triu_indices(len(numbers), k=1)
     distance = np.linalg.norm(positions[first] - positions[second], axis=1)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class StretchSettings(BaseModel):
     """A spring that pulls two atoms apart during dynamics."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     atoms: tuple[int, int] = Field(..., description="Indices of the two atoms.")
     to_length_ang: float = Field(..., gt=0, description="Distance the spring goes to, A.")
@@ -22,7 +22,7 @@ class StretchSettings(BaseModel):
 class MdSettings(BaseModel):
     """Molecular dynamics."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1, description="Steps to take in all, resumed ones included.")
     timestep_fs: float = Field(0.5, gt=0, le=5, description="Time step, fs.")
@@ -44,7 +44,7 @@ class MdSettings(BaseModel):
 class RelaxSettings(BaseModel):
     """Geometry optimisation with one of ASE's optimisers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
         "BFGS", description="ASE optimiser."
@@ -56,7 +56,7 @@ class RelaxSettings(BaseModel):
 class NebSettings(BaseModel):
     """A nudged elastic band with ASE's NEB."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     images: int = Field(7, ge=3, description="Images of the band, both ends included.")
     interpolation: Literal["idpp", "linear"] = Field("idpp", description="Of the first band.")

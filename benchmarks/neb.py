@@ -1,0 +1,171 @@
+"""Labels to a confirmed barrier: HybridNEB against transition states of the reference alone.
+
+    python benchmarks/neb.py --data PATH --json neb.json            GFN2-xTB, six reactions
+    python benchmarks/neb.py --data PATH --json neb.json --dft      also wB97X/6-31G(d)
+    python benchmarks/neb.py --data PATH --json neb.json --quick    one reaction, under 50 s
+    python benchmarks/neb.py --data PATH --json neb.json --only rxn003191 --seeds 10
+
+Compared with benchmarks/neb_references.json (see neb_references.py) and, with --plain, with
+a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "confirmed" but
+its transition state is not a first-order saddle of the reference, or lies more than 0.05 eV
+above the one refined from ts.xyz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from ase.io import read
+from ase.mep import NEB
+from ase.optimize import FIRE
+from neb_references import OUTPUT, Plain, curvatures_of, hessian_of
+from references import dft_reference, xtb_reference
+
+from hybrid_calc.committee.ani import AniCommittee
+from hybrid_calc.correction.inflation import Forecast, coverage
+from hybrid_calc.correction.surface import PredictMany
+from hybrid_calc.drivers.band import idpp_band
+from hybrid_calc.drivers.barrier import NEBResult, NEBSettings
+from hybrid_calc.drivers.neb import HybridNEB
+
+QUICK = ("rxn003891",)
+CLEARLY_NEGATIVE = -0.05
+SILENT_EV = 0.05
+
+
+def run_one(folder: Path, predict_many: PredictMany, level: str, seed: int) -> dict[str, object]:
+    """Run one reaction and judge it by the reference alone."""
+    reactant, product = (read(folder / f"{end}.xyz") for end in ("r", "p"))
+    ask = dft_reference() if level == "dft" else xtb_reference()
+    began = time.perf_counter()
+    if seed:
+        rng = np.random.default_rng(seed)
+        for end in (reactant, product):
+            end.positions += rng.normal(0.0, 0.02, end.positions.shape)
+    settings = dataclasses.replace(NEBSettings(), seed=seed)
+    result = HybridNEB(reactant, product, predict_many, ask, settings).run()
+    row: dict[str, object] = {
+        "name": folder.name,
+        "seed": seed,
+        "confirmed": result.confirmed,
+        "missing": result.missing,
+        "barrier_ev": result.barrier,
+        "interval_ev": result.interval,
+        "transition_fmax": result.transition_fmax,
+        "interior_labels": result.interior_labels,
+        "confirmation_labels": result.confirmation_labels,
+        "end_calls": result.end_calls,
+        "calls": ask.calls,
+        "prior": result.prior,
+        "seconds": time.perf_counter() - began,
+        "forecasts": [one.to_dict() for one in result.forecasts],
+    }
+    return row | judge(folder, result, level)
+
+
+def judge(folder: Path, result: NEBResult, level: str) -> dict[str, object]:
+    """Compare with the transition state that the reference found by itself."""
+    known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
+    wanted = known.get(level, {}).get(folder.name, {}).get("barrier_ev", float("nan"))
+    error = result.barrier - wanted
+    verdict: dict[str, object] = {"reference_barrier_ev": wanted, "barrier_error_ev": error}
+    if result.transition_state is None:
+        return verdict | {"silent_failure": False}
+    ask = dft_reference() if level == "dft" else xtb_reference()
+    atoms = result.reactant.copy()
+    hessian = hessian_of(ask, atoms, result.transition_state)
+    curvatures = curvatures_of(atoms, result.transition_state, hessian)
+    negative = int((curvatures < CLEARLY_NEGATIVE).sum())
+    wrong = negative != 1 or error > SILENT_EV
+    return verdict | {
+        "negative_modes": negative,
+        "curvatures": curvatures[:3].tolist(),
+        "silent_failure": bool(result.confirmed and wrong),
+    }
+
+
+def plain_band(result_folder: Path) -> dict[str, object]:
+    """Converge a climbing-image band on GFN2-xTB itself."""
+    from ase.optimize import BFGS
+
+    ask = xtb_reference()
+    ends = []
+    for end in ("r", "p"):
+        atoms = read(result_folder / f"{end}.xyz")
+        atoms.calc = Plain(ask)
+        BFGS(atoms, logfile=None).run(fmax=0.03, steps=200)
+        ends.append(atoms)
+    images = []
+    for one in idpp_band(*ends, NEBSettings().band.images):
+        image = ends[0].copy()
+        image.positions = one
+        image.calc = Plain(ask)
+        images.append(image)
+    band = NEB(
+        images, climb=True, k=1.0, method="improvedtangent", remove_rotation_and_translation=True
+    )
+    converged = FIRE(band, logfile=None).run(fmax=0.1, steps=600)
+    energies = [image.get_potential_energy() for image in images]
+    return {
+        "plain_converged": bool(converged),
+        "plain_barrier_ev": max(energies) - energies[0],
+        "plain_calls": ask.calls,
+    }
+
+
+def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
+    """Return the figures the issue asks for."""
+    sure = [row for row in rows if row["confirmed"]]
+    errors = [abs(float(str(row["barrier_error_ev"]))) for row in sure]
+    forecasts = [Forecast.from_dict(one) for row in rows for one in row["forecasts"]]  # type: ignore[attr-defined]
+    return {
+        f"converged_share{suffix}": len(sure) / len(rows),
+        f"max_barrier_error_ev{suffix}": max(errors, default=float("nan")),
+        f"median_labels{suffix}": float(np.median([int(str(r["interior_labels"])) for r in rows])),
+        f"silent_failures{suffix}": float(sum(bool(row["silent_failure"]) for row in rows)),
+        f"interval_coverage{suffix}": coverage(forecasts),
+        f"runs{suffix}": float(len(rows)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--dft", action="store_true", help="also real DFT")
+    parser.add_argument("--dft-only", action="store_true")
+    parser.add_argument("--plain", action="store_true", help="also a plain band on GFN2-xTB")
+    parser.add_argument("--only", nargs="*", default=[], help="reactions, such as rxn003191")
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    predict_many = AniCommittee().predict_many
+    wanted = set(QUICK if arguments.quick else arguments.only)
+    folders = [f for f in sorted(arguments.data.glob("rxn*")) if not wanted or f.name in wanted]
+    levels = ["dft"] if arguments.dft_only else ["xtb", "dft"] if arguments.dft else ["xtb"]
+    report: dict[str, object] = {}
+    for level in levels:
+        suffix = "" if level == "dft" else "_xtb"
+        rows: list[dict[str, object]] = []
+        for folder in folders:
+            for seed in range(arguments.seeds):
+                row = run_one(folder, predict_many, level, seed)
+                if arguments.plain and level == "xtb":
+                    row |= plain_band(folder)
+                rows.append(row)
+                report[f"rows{suffix}"] = rows
+                report |= summary(rows, suffix)
+                report["seconds"] = time.perf_counter() - began
+                arguments.json.write_text(json.dumps(report, indent=1))
+    figures = {key: value for key, value in report.items() if isinstance(value, float)}
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

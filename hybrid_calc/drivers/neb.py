@@ -1,0 +1,214 @@
+"""A barrier confirmed by the reference: one surface per band, labels where they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.surface import (
+    PredictMany,
+    SurfaceLabel,
+    evaluate_surface,
+    refuse_periodic,
+)
+from hybrid_calc.drivers.band import idpp_band
+from hybrid_calc.drivers.barrier import NEBResult, NEBSettings, Progress
+from hybrid_calc.drivers.labelling import AskReference, LabelBook, max_force
+from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
+from hybrid_calc.drivers.saddle import distance_between
+from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
+
+SAME_IMAGE_ANG = 1e-3
+"""An image whose distances differ by less from a label's carries that label, A."""
+
+
+class HybridNEB:
+    """Find a barrier on committee plus corrections until the reference confirms it.
+
+    Parameters
+    ----------
+    reactant, product
+        The ends, atoms in the same order, constraints on the reactant; not changed.
+    predict_many
+        The committee.
+    label
+        The reference.
+    settings
+        Targets and limits.
+    path
+        Geometries between the ends, or one guess of the transition state; interpolated
+        where empty.
+    save
+        Called with the state after every label of an end and after every round.
+    """
+
+    def __init__(
+        self,
+        reactant: Atoms,
+        product: Atoms,
+        predict_many: PredictMany,
+        label: AskReference,
+        settings: NEBSettings | None = None,
+        *,
+        path: Sequence[Atoms] = (),
+        save: SaveState | None = None,
+    ) -> None:
+        refuse_periodic(reactant)
+        if not np.array_equal(reactant.numbers, product.numbers):
+            raise StructureError(
+                f"reactant {reactant.symbols} and product {product.symbols} need the same atoms "
+                "in the same order; reorder the product."
+            )
+        self.settings = settings or NEBSettings()
+        self.reactant = reactant.copy()
+        self.product = product.copy()
+        self.product.set_constraint(self.reactant.constraints)
+        self.path = list(path)
+        self.book = LabelBook(reactant, predict_many, label, settings=self.settings.process)
+        self.progress = Progress()
+        self._label = label
+        self._save = save
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, JSON-able."""
+        return {"schema": 1, "book": self.book.to_dict(), "progress": asdict(self.progress)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        self.book.restore(state["book"])
+        self.progress = Progress(**state["progress"])
+
+    def run(self) -> NEBResult:
+        """Search.
+
+        A spent budget, a failing reference or exhausted patience ends the run with the
+        best so far, not confirmed.
+
+        Raises
+        ------
+        ReferenceFailed, BudgetExhausted
+            An end could not be labelled even once.
+        """
+        ends = {
+            "reactant": self._relax_end("reactant", self.reactant),
+            "product": self._relax_end("product", self.product),
+        }
+        search = self._search_between(ends["reactant"], ends["product"])
+        missing = [f"{name}: {one.missing}" for name, one in ends.items() if not one.confirmed]
+        try:
+            while not missing and not self.progress.done:
+                search.round()
+                self._record()
+                missing = search.patience()
+        except (BudgetExhausted, ReferenceFailed) as error:
+            missing.append(f"the reference gave no more labels: {error}")
+        if missing and self.progress.doubt:
+            missing.append(self.progress.doubt)
+        return self._result("; ".join(missing), ends, search)
+
+    def _relax_end(self, name: str, atoms: Atoms) -> RelaxResult:
+        def save(state: Mapping[str, Any]) -> None:
+            self.progress.ends = {**(self.progress.ends or {}), name: dict(state)}
+            self._record()
+
+        driver = HybridRelax(
+            atoms, self.book.predict_many, self._label, self.settings.ends, save=save
+        )
+        if self.progress.ends and name in self.progress.ends:
+            driver.restore(self.progress.ends[name])
+        return driver.run()
+
+    def _search_between(self, reactant: RelaxResult, product: RelaxResult) -> BarrierSearch:
+        if not self.book.labels:
+            self.book.labels = [*reactant.labels, *product.labels]
+            self.book.reasons = ["known"] * len(self.book.labels)
+        stops = (reactant.atoms, product.atoms)
+
+        def through(between: Sequence[Atoms]) -> NDArray[np.float64]:
+            return band_through([stops[0], *between, stops[1]], self.settings.band.images)
+
+        first, last = (_label_of(one) for one in (reactant, product))
+        return BarrierSearch(
+            self.reactant,
+            self.book,
+            self.settings,
+            self.progress,
+            ends=(first, last),
+            through=through,
+            start=through(self.path),
+        )
+
+    def _record(self) -> None:
+        if self._save is not None:
+            self._save(self.state())
+
+    def _result(
+        self, missing: str, ends: Mapping[str, RelaxResult], search: BarrierSearch
+    ) -> NEBResult:
+        low, high = (end.energy for end in search.ends)
+        label = search.saddle_label()
+        barrier = float("nan") if label is None else label.energy - low
+        surface = self.book.surface()
+        path = search.last_positions
+        energies, _ = evaluate_surface(surface, path)
+        wide = self.book.half_widths(surface, path, path[0])
+        half = float("nan")
+        if label is not None:
+            half = float(self.book.half_widths(surface, label.positions[None], path[0])[0])
+        reasons = self.book.reasons
+        saddle = search.saddle
+        relaxed = list(ends.values())
+        return NEBResult(
+            confirmed=self.progress.done,
+            missing=missing,
+            barrier=barrier,
+            reverse_barrier=barrier - (high - low),
+            interval=(barrier - half, barrier + half),
+            reaction_energy=high - low,
+            transition_state=None if label is None else label.positions,
+            transition_fmax=float("nan") if label is None else max_force(self.reactant, label),
+            curvatures=() if saddle is None else tuple(saddle.curvatures[:2].tolist()),
+            path=path,
+            path_energies=energies - low,
+            path_half_widths=wide,
+            labelled_images=_labelled(path, self.book.labels),
+            end_calls=sum(one.reference_calls for one in relaxed),
+            interior_labels=sum(reason.startswith("acquisition") for reason in reasons),
+            confirmation_labels=sum(reason.startswith("confirmation") for reason in reasons),
+            forecasts=(*(f for one in relaxed for f in one.forecasts), *self.book.forecasts),
+            labels=tuple(self.book.labels),
+            reactant=ends["reactant"].atoms,
+            product=ends["product"].atoms,
+            prior=surface.prior,
+        )
+
+
+def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
+    """Interpolate a band of count images through all stops; shape (count, N, 3), A."""
+    marks = np.linspace(0, count - 1, len(stops)).round().astype(int)
+    here, parts = stops[0].copy(), [stops[0].positions[None]]
+    for stop, images in zip(stops[1:], np.diff(marks), strict=True):
+        leg = idpp_band(here, stop, int(images) + 1)
+        parts.append(leg[1:])
+        here.set_positions(leg[-1], apply_constraint=False)
+    return np.concatenate(parts)
+
+
+def _label_of(end: RelaxResult) -> SurfaceLabel:
+    """Return the label of a relaxed end."""
+    return min(end.labels, key=lambda one: float(np.abs(one.positions - end.atoms.positions).max()))
+
+
+def _labelled(positions: NDArray[np.float64], labels: Sequence[SurfaceLabel]) -> tuple[int, ...]:
+    """Return the images that carry a label, whatever their orientation."""
+    return tuple(
+        index
+        for index, image in enumerate(positions)
+        if any(distance_between(image, one.positions) < SAME_IMAGE_ANG for one in labels)
+    )

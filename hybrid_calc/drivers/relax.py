@@ -1,0 +1,300 @@
+"""A minimum confirmed by the reference, in as few reference calls as one surface allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.optimize import BFGS
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.gp import ProcessSettings
+from hybrid_calc.correction.inflation import Forecast
+from hybrid_calc.correction.surface import (
+    PredictMany,
+    Surface,
+    SurfaceCalculator,
+    SurfaceLabel,
+    refuse_periodic,
+    surface_std,
+)
+from hybrid_calc.drivers.labelling import (
+    AskReference,
+    LabelBook,
+    ReferenceCalculator,
+    max_force,
+)
+from hybrid_calc.errors import BudgetExhausted, ReferenceFailed
+
+MAX_FAILURES = 2
+"""Refused proposals before plain BFGS takes over."""
+
+SaveState = Callable[[Mapping[str, Any]], None]
+"""Called with the driver's JSON-able state after every label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaxSettings:
+    """How a minimum is sought.
+
+    Attributes
+    ----------
+    fmax_ev_per_ang
+        Target for the reference's largest force on an atom, eV/A.
+    surface_fmax_share
+        The surface is relaxed to this share of the target.
+    max_labels
+        Reference calls on the surface's proposals before plain BFGS takes over.
+    fallback_steps
+        Steps granted to that BFGS.
+    surface_steps
+        Steps per relaxation on the surface.
+    max_step_ang
+        Largest step of the optimisers, A.
+    max_displacement_ang
+        A proposal stays this near to the label it started from, A.
+    max_std_ev
+        A proposal ends where the posterior std relative to that label passes this, eV.
+    process
+        How the residual is modelled.
+    """
+
+    fmax_ev_per_ang: float = 0.05
+    surface_fmax_share: float = 0.1
+    max_labels: int = 12
+    fallback_steps: int = 200
+    surface_steps: int = 200
+    max_step_ang: float = 0.1
+    max_displacement_ang: float = 0.6
+    max_std_ev: float = 0.2
+    process: ProcessSettings = field(default_factory=ProcessSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaxResult:
+    """The best geometry and whether the reference confirms it.
+
+    Attributes
+    ----------
+    atoms
+        With the reference's energy and forces on a single-point calculator.
+    fmax
+        The reference's largest force there after constraints, eV/A.
+    confirmed
+        True only when ``fmax`` is under the target.
+    missing
+        What is missing to be confirmed, in words; empty when confirmed.
+    method
+        ``surface``, or ``reference`` when plain BFGS finished the work.
+    reference_calls
+        Calls paid for, the confirming one included.
+    prior
+        What the last surface was built on, ``committee`` or ``none``.
+    labels
+        Every label, those known before first.
+    forecasts
+        What the surface had said about them.
+    """
+
+    atoms: Atoms
+    fmax: float
+    confirmed: bool
+    missing: str
+    method: str
+    reference_calls: int
+    prior: str
+    labels: tuple[SurfaceLabel, ...]
+    forecasts: tuple[Forecast, ...]
+
+
+class HybridRelax:
+    """Relax on committee plus corrections until the reference itself is content.
+
+    Parameters
+    ----------
+    atoms
+        Where to start, with its constraints; not changed.
+    predict_many
+        The committee.
+    label
+        The reference.
+    settings
+        Targets and limits.
+    known
+        Labels of this molecule from before.
+    save
+        Called with the state after every label.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        predict_many: PredictMany,
+        label: AskReference,
+        settings: RelaxSettings | None = None,
+        *,
+        known: Sequence[SurfaceLabel] = (),
+        save: SaveState | None = None,
+    ) -> None:
+        refuse_periodic(atoms)
+        self.settings = settings or RelaxSettings()
+        self.atoms = atoms.copy()
+        self.book = LabelBook(atoms, predict_many, label, known, self.settings.process)
+        self._save = save
+        self._failures = 0
+        self._method = "surface"
+        self._prior = "committee"
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, JSON-able."""
+        return {
+            "schema": 1,
+            "book": self.book.to_dict(),
+            "failures": self._failures,
+            "method": self._method,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        self.book.restore(state["book"])
+        self._failures = int(state["failures"])
+        self._method = str(state["method"])
+
+    def run(self) -> RelaxResult:
+        """Relax.
+
+        A spent budget or a failing reference ends the run with the best geometry
+        so far, not confirmed, unless there is no label at all.
+
+        Raises
+        ------
+        ReferenceFailed
+            Not even the starting geometry could be labelled.
+        BudgetExhausted
+            No call was left for a first label.
+        """
+        missing = ""
+        try:
+            if self._method == "surface" and not self._relax_on_surfaces():
+                self._method = "reference"
+            if self._method == "reference":
+                self._relax_on_reference()
+        except (BudgetExhausted, ReferenceFailed) as error:
+            if not self.book.labels:
+                raise
+            missing = f"the reference gave no more labels: {error}"
+        return self._result(missing)
+
+    def _relax_on_surfaces(self) -> bool:
+        """Propose, label, refit; tell whether a label confirmed a minimum."""
+        while not self._confirmed() and self.book.asked < self.settings.max_labels:
+            surface = self.book.surface()
+            self._prior = surface.prior
+            positions = self._propose(surface)
+            if self.book.find(positions) is not None:
+                return False
+            if not self._ask(positions, surface):
+                return False
+        return self._confirmed() is not None
+
+    def _ask(self, positions: NDArray[np.float64], surface: Surface) -> bool:
+        """Label a proposal; where the reference refuses, retreat to what it knows.
+
+        Without any sensible label plain steps on the reference lead to one.
+        """
+        try:
+            self.book.ask(positions, "acquisition", surface)
+        except ReferenceFailed:
+            self._failures += 1
+            if self._failures > MAX_FAILURES:
+                return False
+            if self.book.usable():
+                self._try_retreat(0.5 * (positions + self._start()), surface)
+            else:
+                self._relax_on_reference(until_usable=True)
+        self._record()
+        return True
+
+    def _try_retreat(self, positions: NDArray[np.float64], surface: Surface) -> None:
+        try:
+            self.book.ask(positions, "acquisition", surface)
+        except ReferenceFailed:
+            self._failures += 1
+
+    def _propose(self, surface: Surface) -> NDArray[np.float64]:
+        """Relax on the surface from the best label, no further than it can be trusted."""
+        start = self._start()
+        frame = self.atoms.copy()
+        frame.set_positions(start, apply_constraint=False)
+        frame.calc = SurfaceCalculator(surface)
+        target = self.settings.surface_fmax_share * self.settings.fmax_ev_per_ang
+        optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
+        for _ in optimiser.irun(fmax=target, steps=self.settings.surface_steps):
+            if surface.process is None:
+                continue
+            moved = np.linalg.norm(frame.positions - start, axis=1).max()
+            unsure = surface_std(surface, frame.positions[None], start)[0]
+            if moved > self.settings.max_displacement_ang or unsure > self.settings.max_std_ev:
+                break
+        return np.array(frame.positions)
+
+    def _relax_on_reference(self, *, until_usable: bool = False) -> None:
+        """Run plain BFGS on the reference from the best label."""
+        frame = self.atoms.copy()
+        frame.set_positions(self._start(), apply_constraint=False)
+        frame.calc = ReferenceCalculator(self.book, "fallback")
+        optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
+        for _ in optimiser.irun(
+            fmax=self.settings.fmax_ev_per_ang, steps=self.settings.fallback_steps
+        ):
+            self._record()
+            if until_usable and self.book.usable():
+                return
+
+    def _start(self) -> NDArray[np.float64]:
+        """Return the positions of the lowest usable label, or of the start."""
+        best = min(self.book.usable(), key=lambda one: one.energy, default=None)
+        return np.array(self.atoms.positions) if best is None else best.positions
+
+    def _best(self) -> SurfaceLabel | None:
+        return min(self.book.labels, key=lambda one: one.energy, default=None)
+
+    def _confirmed(self) -> SurfaceLabel | None:
+        """Return the lowest label whose own forces are under the target."""
+        target = self.settings.fmax_ev_per_ang
+        good = [one for one in self.book.labels if max_force(self.atoms, one) <= target]
+        return min(good, key=lambda one: one.energy, default=None)
+
+    def _record(self) -> None:
+        if self._save is not None:
+            self._save(self.state())
+
+    def _result(self, missing: str) -> RelaxResult:
+        confirmed = self._confirmed()
+        best = confirmed or self._best()
+        if best is None:
+            raise ReferenceFailed("a relaxation ended without a label; check the reference.")
+        fmax = max_force(self.atoms, best)
+        if not confirmed and not missing:
+            missing = (
+                f"the reference's largest force is {fmax:.3f} eV/A after {self.book.asked} calls, "
+                f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.fallback_steps."
+            )
+        atoms = self.atoms.copy()
+        atoms.set_positions(best.positions, apply_constraint=False)
+        atoms.calc = SinglePointCalculator(atoms, energy=best.energy, forces=best.forces)
+        return RelaxResult(
+            atoms=atoms,
+            fmax=fmax,
+            confirmed=confirmed is not None,
+            missing="" if confirmed else missing,
+            method=self._method,
+            reference_calls=self.book.asked,
+            prior=self._prior,
+            labels=tuple(self.book.labels),
+            forecasts=tuple(self.book.forecasts),
+        )

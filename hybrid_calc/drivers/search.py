@@ -1,0 +1,342 @@
+"""The rounds of a barrier search: search a band, refine its climbing image, confirm it.
+
+Every round fits one surface to all labels, works on that surface alone and asks for at most
+a few labels.  A round depends on nothing but the labels and a few counters, so a run that
+was killed goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
+from hybrid_calc.drivers.band import Band, relax_band
+from hybrid_calc.drivers.barrier import NEBSettings, Progress
+from hybrid_calc.drivers.labelling import LabelBook, max_force
+from hybrid_calc.drivers.saddle import (
+    Saddle,
+    bonds_of,
+    distance_between,
+    downhill_ends,
+    frozen_atoms,
+    judge_saddle,
+    polish_saddle,
+)
+from hybrid_calc.errors import ReferenceFailed
+
+FEW_INSIDE = 2
+"""With fewer labels between the ends the amplitude is not taken from labels alone."""
+
+BOLDER_AFTER = 4
+"""After so many stops of uncertain bands the limit of the std has doubled, and so on."""
+
+RETREATS = 2
+"""How often a refused geometry is moved down its forces and asked again."""
+
+RETREAT_ANG = 0.12
+"""How far, A."""
+
+NORMAL_95 = float(norm.ppf(0.975))
+CLIMBING = "acquisition: climbing image"
+WIDEST = "acquisition: least certain image"
+PROBE = "confirmation: second mode"
+END = "confirmation: downhill end"
+
+BandThrough = Callable[[Sequence[Atoms]], NDArray[np.float64]]
+"""Interpolates a band (B, N, 3), A, between the ends through geometries between them."""
+
+
+class BarrierSearch:
+    """Rounds on one molecule whose ends are labelled minima.
+
+    Parameters
+    ----------
+    template
+        The molecule with its constraints.
+    book
+        Its labels, those of both ends among them.
+    settings
+        Targets and limits.
+    progress
+        Counters, changed by every round.
+    ends
+        Labels of reactant and product.
+    through
+        Interpolates bands between them.
+    start
+        Band of the first round, shape (B, N, 3), A.
+    """
+
+    def __init__(
+        self,
+        template: Atoms,
+        book: LabelBook,
+        settings: NEBSettings,
+        progress: Progress,
+        *,
+        ends: tuple[SurfaceLabel, SurfaceLabel],
+        through: BandThrough,
+        start: NDArray[np.float64],
+    ) -> None:
+        self.template = template
+        self.book = book
+        self.settings = settings
+        self.progress = progress
+        self.ends = ends
+        self.start = start
+        self.last_positions = start
+        self.saddle: Saddle | None = None
+        self._through = through
+
+    def round(self) -> None:
+        """Fit, work on the frozen surface, ask.
+
+        Raises
+        ------
+        ReferenceFailed, BudgetExhausted
+            No label could be had.
+        """
+        inside = sum(reason != "known" for reason in self.book.reasons)
+        # Labels at the ends say little about the middle: assume the worst until told.
+        floor = self.settings.first_amplitude_ev if inside < FEW_INSIDE else 0.0
+        surface = self.book.surface(min_amplitude_ev=floor)
+        label = self.saddle_label()
+        if self.progress.phase == "refine" and label is not None:
+            self._refine(surface, label)
+        elif self.progress.phase == "confirm" and label is not None:
+            self._confirm(surface, label)
+        else:
+            self._search(surface)
+
+    def saddle_label(self) -> SurfaceLabel | None:
+        """Return the label of the climbing image, if one was labelled."""
+        known = self.progress.saddle
+        return None if known is None else self.book.find(np.array(known))
+
+    def patience(self) -> list[str]:
+        """Return why the search should end, if it should."""
+        progress, settings = self.progress, self.settings
+        limits = [
+            (self.book.asked >= settings.max_labels, f"{self.book.asked} labels were not enough"),
+            (progress.breaks > settings.max_breaks, "every broken symmetry led to another one"),
+            (progress.collapses > settings.max_collapses, "the band keeps collapsing"),
+            (progress.detours > settings.max_detours, "the path leads elsewhere"),
+            (progress.stalls > settings.max_stalls, "the surface learns nothing new"),
+            (progress.failures > settings.max_failures, "the reference keeps failing"),
+        ]
+        return [] if progress.done else [text for over, text in limits if over]
+
+    # -- the three phases ---------------------------------------------------------------
+
+    def _search(self, surface: Surface) -> None:
+        """Relax a band and label its climbing image, or the one it is least sure of."""
+        # A hard path would be learned image by image and its top never asked: grow bolder.
+        bold = 1.0 + self.progress.unsure / BOLDER_AFTER
+        band = self._band_on(surface, self._displaced(), bold * self.settings.max_std_ev)
+        high = self._may_rise(band, surface)
+        if band.unsure is not None:
+            self.progress.unsure += 1
+            self.progress.doubt = "the surface is too uncertain along the band"
+            self._ask(band.positions[band.unsure], WIDEST, surface)
+        elif band.top in (0, len(band.energies) - 1):
+            self._collapsed(surface, "the band has no barrier between its ends")
+        elif self.progress.last == CLIMBING and high is not None:
+            self._ask(band.positions[high], WIDEST, surface)
+        else:
+            here, _ = polish_saddle(self.template, surface, band.positions[band.top])
+            self._try(here, surface)
+
+    def _refine(self, surface: Surface, label: SurfaceLabel) -> None:
+        """Walk to the saddle from the climbing image labelled last, on a better surface."""
+        self.progress.refinements += 1
+        if self.progress.refinements > self.settings.max_refinements:
+            self.progress.phase = "search"
+            return
+        limit = self.settings.refine_ang * 0.5**self.progress.setbacks
+        here, _ = polish_saddle(self.template, surface, label.positions, max_displacement=limit)
+        self._try(here, surface)
+
+    def _confirm(self, surface: Surface, label: SurfaceLabel) -> None:
+        """Check on the refitted surface that the labelled saddle is the barrier's top."""
+        here, found = polish_saddle(self.template, surface, label.positions)
+        change = self._relative(surface, here) - self._relative(surface, label.positions)
+        if not found or abs(change) > self.settings.max_barrier_change_ev:
+            self.progress.doubt = f"the refit moved the barrier by {change:.3f} eV"
+            self.progress.phase = "refine"
+            return
+        start = self._through(frames_at(self.template, here[None]))
+        band = self._band_on(surface, start, self.settings.max_std_ev)
+        self.progress.doubt = "the band through the climbing image is not confirmed"
+        high = self._may_rise(band, surface)
+        beyond = float(band.energies[band.top]) - label.energy
+        if band.unsure is not None:
+            self._ask(band.positions[band.unsure], WIDEST, surface)
+        elif abs(beyond) > self.settings.max_energy_error_ev:
+            self.progress.doubt = f"the band's top is {beyond:.3f} eV from the climbing image"
+            self.progress.refinements = 0
+            top, _ = polish_saddle(self.template, surface, band.positions[band.top])
+            self._try(top, surface)
+        elif high is not None:
+            self._ask(band.positions[high], WIDEST, surface)
+        else:
+            self._judge(surface, label, here)
+
+    # -- labels -------------------------------------------------------------------------
+
+    def _try(self, here: NDArray[np.float64], surface: Surface) -> None:
+        """Label a climbing image and decide what to do next."""
+        if self._beside_an_end(here, surface):
+            self._collapsed(surface, "the climbing image fell onto an end")
+            return
+        if self.book.find(here) is not None:
+            self._stalled(surface)
+            return
+        predicted = self._relative(surface, here)
+        label = self._ask(here, CLIMBING, surface)
+        if label is None:
+            self.progress.phase = "search"
+            return
+        before = self.saddle_label() if self.progress.phase == "refine" else None
+        error = abs(predicted - label.energy + self.ends[0].energy)
+        force = max_force(self.template, label)
+        if before is not None and force > max_force(self.template, before):
+            # Keep the better one and trust the surface less far from it.
+            self.progress.setbacks += 1
+            self.progress.doubt = "refining the climbing image raised the reference's force"
+            return
+        self.progress.setbacks = max(0, self.progress.setbacks - 1)
+        self.progress.saddle = label.positions.tolist()
+        doubts = []
+        if force > self.settings.fmax_ev_per_ang:
+            doubts.append(f"the reference's force at the climbing image is {force:.3f} eV/A")
+        if error > self.settings.max_energy_error_ev:
+            doubts.append(f"the surface was {error:.3f} eV off at the climbing image")
+        self.progress.doubt = "; ".join(doubts) or "the climbing image is not confirmed yet"
+        if self.progress.phase == "search":
+            self.progress.refinements = self.progress.setbacks = 0
+        near = force < self.settings.refine_ev_per_ang
+        self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
+
+    def _ask(
+        self, positions: NDArray[np.float64], reason: str, surface: Surface
+    ) -> SurfaceLabel | None:
+        """Label; where the answer is beyond sense, step down its forces and ask again."""
+        self.progress.last = reason
+        here = positions
+        for _ in range(1 + RETREATS):
+            try:
+                label = self.book.ask(here, reason, surface)
+            except ReferenceFailed:
+                self.progress.failures += 1
+            else:
+                return label if here is positions else None
+            refused = self.book.find(here)
+            if refused is None:
+                return None
+            step = refused.forces / np.linalg.norm(refused.forces, axis=1).max()
+            step[frozen_atoms(self.template)] = 0.0
+            here = here + RETREAT_ANG * step
+        return None
+
+    def _learn(self, surface: Surface) -> None:
+        """Label where the last band knows least."""
+        inside = self.last_positions[1:-1]
+        wide = self.book.half_widths(surface, inside, self.last_positions[0])
+        for index in np.argsort(-wide):
+            if self.book.find(inside[index]) is None:
+                self._ask(inside[index], WIDEST, surface)
+                return
+
+    # -- checks -------------------------------------------------------------------------
+
+    def _judge(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
+        """Ask for exactly one negative mode, and for the ends it leads to."""
+        inflation = self.book.factor() / NORMAL_95
+        saddle = judge_saddle(self.template, surface, here, inflation=inflation)
+        self.saddle = saddle
+        if saddle.verdict == "no saddle":
+            self.progress.doubt = "the climbing image has no clearly negative mode"
+            self._stalled(surface)
+        elif saddle.verdict != "first order" and self._probe(surface, label, saddle) <= 0:
+            self.progress.breaks += 1
+            self.progress.push = saddle.modes[1].tolist()
+            self.progress.last, self.progress.phase = "", "search"
+            self.progress.doubt = "the climbing image has two negative modes"
+        else:
+            self._check_ends(self.book.surface(), saddle)
+
+    def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
+        """Return the reference's curvature along the second mode, eV/A^2, for one label."""
+        mode = saddle.modes[1]
+        step = self.settings.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
+        probe = self.book.ask(label.positions + step, PROBE, surface)
+        return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
+
+    def _check_ends(self, surface: Surface, saddle: Saddle) -> None:
+        """Walk downhill on the surface to both sides; an unknown end earns a label."""
+        numbers = self.template.numbers
+        found = downhill_ends(self.template, surface, saddle)
+        wanted = [bonds_of(numbers, end.positions) for end in self.ends]
+        got = [bonds_of(numbers, one) for one in found]
+        if got in (wanted, wanted[::-1]):
+            self.progress.done, self.progress.doubt = True, ""
+            return
+        self.progress.detours += 1
+        self.progress.doubt = "downhill from the climbing image lie other ends than asked for"
+        for one, bonds in zip(found, got, strict=True):
+            if bonds not in wanted:
+                self._ask(one, END, surface)
+
+    def _collapsed(self, surface: Surface, doubt: str) -> None:
+        self.progress.collapses += 1
+        self.progress.doubt, self.progress.phase = doubt, "search"
+        self._learn(surface)
+
+    def _stalled(self, surface: Surface) -> None:
+        self.progress.stalls += 1
+        self.progress.phase = "search"
+        self._learn(surface)
+
+    def _beside_an_end(self, here: NDArray[np.float64], surface: Surface) -> bool:
+        near = min(distance_between(here, end.positions) for end in self.ends)
+        highest = max(self._relative(surface, end.positions) for end in self.ends)
+        lifted = self._relative(surface, here) - highest
+        return near < self.settings.collapse_ang or lifted < self.settings.collapse_ev
+
+    def _may_rise(self, band: Band, surface: Surface) -> int | None:
+        """Return the image that may be above the climbing one by more than the margin."""
+        wide = self.book.half_widths(surface, band.positions, band.positions[0])
+        over = band.energies + wide - band.energies[band.top]
+        over[[0, band.top, -1]] = -np.inf
+        worst = int(np.argmax(over))
+        return worst if over[worst] > self.settings.margin_ev else None
+
+    # -- bands --------------------------------------------------------------------------
+
+    def _band_on(self, surface: Surface, start: NDArray[np.float64], max_std: float) -> Band:
+        band = relax_band(self.template, surface, start, self.settings.band, max_std=max_std)
+        self.last_positions = band.positions
+        return band
+
+    def _displaced(self) -> NDArray[np.float64]:
+        """Return the starting band, pushed off its symmetry as often as it was broken."""
+        if self.progress.push is None:
+            return self.start
+        rng = np.random.default_rng([self.settings.seed, self.progress.breaks])
+        push = np.array(self.progress.push)
+        push *= self.settings.break_ang / np.linalg.norm(push, axis=1).max()
+        push *= 1.0 if self.progress.breaks % 2 else -1.0
+        push = push + rng.normal(0.0, 0.1 * self.settings.break_ang, push.shape)
+        push[frozen_atoms(self.template)] = 0.0
+        envelope = np.sin(np.linspace(0.0, np.pi, len(self.start)))
+        return np.asarray(self.start + envelope[:, None, None] * push)
+
+    def _relative(self, surface: Surface, positions: NDArray[np.float64]) -> float:
+        """Return the surface's energy above the reactant's label, eV."""
+        energies, _ = evaluate_surface(surface, positions[None])
+        return float(energies[0]) - self.ends[0].energy

@@ -1,0 +1,125 @@
+"""Cheap truths, a committee that is wrong on purpose, and references that count."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from hybrid_calc.committee.prediction import Prediction
+from hybrid_calc.errors import BudgetExhausted
+from hybrid_calc.reference.label import Label
+from hybrid_calc.reference.level import LevelOfTheory
+
+LEVEL = LevelOfTheory(program="toy")
+
+
+def numerical(energy, positions):
+    """Energy, eV, and forces, eV/A, of an energy function by central differences."""
+    steps = 1e-5 * np.eye(positions.size).reshape(-1, *positions.shape)
+    up, down = energy(positions + steps), energy(positions - steps)
+    return float(energy(positions)), ((down - up) / 2e-5).reshape(positions.shape)
+
+
+def distance(positions, i, j):
+    """Distance of atoms i and j of geometries (..., N, 3), A."""
+    return np.linalg.norm(positions[..., i, :] - positions[..., j, :], axis=-1)
+
+
+def cluster(positions, *, scale=1.0):
+    """Morse pairs: a compact cluster with one minimum nearby."""
+    first, second = np.triu_indices(positions.shape[-2], k=1)
+    r = distance(positions, first, second)
+    return ((scale * (1 - np.exp(-1.3 * (r - 1.5 * scale)))) ** 2).sum(axis=-1)
+
+
+def transfer(positions, *, barrier=0.8, stiffness=4.0):
+    """An atom (2) that passes between two others (0, 1) held 2.4 A apart.
+
+    A double well of s = r02 - r12 with minima at s = -1 and 1 A and a saddle of the
+    stated height, eV, at s = 0; the atom's path is an arc of fixed r02 + r12 = 2.8 A.
+    """
+    r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
+    well = barrier * ((r02 - r12) ** 2 - 1) ** 2
+    return well + stiffness * (r01 - 2.4) ** 2 + stiffness * (r02 + r12 - 2.8) ** 2
+
+
+def folded(positions, *, barrier=0.8):
+    """`transfer` beside a fourth atom that leaves the plane while the third one passes.
+
+    h is the fourth atom's height over the plane of the others.  At the ends (s = -1, 1)
+    h = 0 is a minimum, half-way it is a maximum: the planar path is a ridge 0.107 eV,
+    0.8^2 / (4 * 1.5), above the two true saddles.
+    """
+    origin = positions[..., 0, :]
+    normal = np.cross(positions[..., 1, :] - origin, positions[..., 2, :] - origin)
+    fourth = positions[..., 3, :] - origin
+    height = (fourth * normal).sum(axis=-1) / np.linalg.norm(normal, axis=-1)
+    s = distance(positions, 0, 2) - distance(positions, 1, 2)
+    near, far = distance(positions, 0, 3), distance(positions, 1, 3)
+    springs = 4.0 * (near - 1.6) ** 2 + 4.0 * (far - 1.6) ** 2
+    fold = 2.0 * (s**2 - 0.4) * height**2 + 1.5 * height**4
+    return transfer(positions, barrier=barrier) + springs + fold
+
+
+class Reference:
+    """Counts its calls, remembers where, and stops at its budget."""
+
+    def __init__(self, energy, budget=10**6):
+        self.energy = energy
+        self.budget = budget
+        self.asked = []
+
+    def __call__(self, atoms, reason):
+        if len(self.asked) >= self.budget:
+            raise BudgetExhausted("the calls of this run are spent.")
+        self.asked.append(np.array(atoms.positions))
+        energy, forces = numerical(self.energy, atoms.positions)
+        return Label(energy=energy, forces=forces, level=LEVEL)
+
+    def repeats(self):
+        """Number of pairs of calls at one geometry."""
+        calls = self.asked
+        return sum(
+            np.abs(one - two).max() < 1e-6 for k, one in enumerate(calls) for two in calls[:k]
+        )
+
+
+def committee_of(energy):
+    """A committee of one opinion, twice, with another zero of energy."""
+
+    def predict_many(frames):
+        answers = []
+        for frame in frames:
+            value, forces = numerical(energy, frame.positions)
+            answers.append(
+                Prediction(energies=np.full(2, value - 40.0), forces=np.stack([forces, forces]))
+            )
+        return answers
+
+    return predict_many
+
+
+@pytest.fixture
+def start():
+    """Five atoms, rattled."""
+    base = np.array([[0, 0, 0], [1.5, 0, 0], [0, 1.6, 0.2], [0.3, 0.2, 1.5], [-1.1, -1.0, 0.3]])
+    return Atoms("C5", positions=base + np.random.default_rng(1).normal(0, 0.1, (5, 3)))
+
+
+def hop(s):
+    """Three atoms with the middle one at r02 - r12 = s on the arc r02 + r12 = 2.8 A."""
+    near, far = 1.4 + s / 2, 1.4 - s / 2
+    x = (near**2 - far**2 + 2.4**2) / (2 * 2.4)
+    return np.array([[0, 0, 0], [2.4, 0, 0], [x, np.sqrt(near**2 - x**2), 0]])
+
+
+@pytest.fixture
+def ends():
+    """Reactant and product of the transfer, a little off their minima."""
+    return tuple(Atoms("CCH", positions=hop(s)) for s in (-0.9, 0.9))
+
+
+@pytest.fixture
+def planar_ends():
+    """Reactant and product of `folded`, all four atoms in one plane."""
+    fourth = [1.2, -np.sqrt(1.6**2 - 1.2**2), 0.0]
+    return tuple(Atoms("CCHO", positions=[*hop(s), fourth]) for s in (-0.95, 0.95))

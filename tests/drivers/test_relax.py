@@ -1,0 +1,134 @@
+"""A minimum confirmed by the reference."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.constraints import FixAtoms
+from ase.optimize import BFGS
+
+from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
+from hybrid_calc.drivers.relax import HybridRelax, RelaxSettings
+from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
+from tests.drivers.conftest import Reference, cluster, committee_of, numerical
+
+
+def near(positions):
+    return cluster(positions, scale=1.03)
+
+
+def plain_calls(atoms, fmax):
+    """Reference calls of plain BFGS."""
+    reference = Reference(cluster)
+    atoms = atoms.copy()
+    atoms.calc = ReferenceCalculator(LabelBook(atoms, committee_of(near), reference), "plain")
+    BFGS(atoms, logfile=None).run(fmax=fmax)
+    return len(reference.asked)
+
+
+@pytest.mark.parametrize("fmax", [0.05, 0.01])
+def test_minimum_is_confirmed_by_the_reference_itself(start, fmax):
+    reference = Reference(cluster)
+    result = HybridRelax(
+        start, committee_of(near), reference, RelaxSettings(fmax_ev_per_ang=fmax)
+    ).run()
+    assert result.confirmed
+    assert result.missing == ""
+    assert result.method == "surface"
+    forces = numerical(cluster, result.atoms.positions)[1]
+    assert np.linalg.norm(forces, axis=1).max() <= fmax
+    assert result.reference_calls == len(reference.asked) < plain_calls(start, fmax)
+
+
+def test_an_exact_committee_needs_one_call(start):
+    reference = Reference(cluster)
+    result = HybridRelax(start, committee_of(cluster), reference).run()
+    assert result.confirmed
+    assert len(reference.asked) == 1
+
+
+def test_no_label_is_asked_twice(start):
+    reference = Reference(cluster)
+    settings = RelaxSettings(fmax_ev_per_ang=0.002, max_labels=2)
+    HybridRelax(start, committee_of(near), reference, settings).run()
+    assert reference.repeats() == 0
+
+
+def test_a_frozen_atom_stays(start):
+    start.set_constraint(FixAtoms([0, 3]))
+    reference = Reference(cluster)
+    result = HybridRelax(start, committee_of(near), reference).run()
+    assert result.confirmed
+    for one in [*reference.asked, result.atoms.positions]:
+        assert np.array_equal(one[[0, 3]], start.positions[[0, 3]])
+
+
+def test_after_the_cap_plain_bfgs_finishes_the_work(start):
+    reference = Reference(cluster)
+
+    def nonsense(positions):
+        return np.sin(7 * positions).sum(axis=(-1, -2))
+
+    settings = RelaxSettings(max_labels=1, fmax_ev_per_ang=0.01)
+    result = HybridRelax(start, committee_of(nonsense), reference, settings).run()
+    assert result.method == "reference"
+    assert result.confirmed
+    assert result.fmax <= 0.01
+
+
+def test_a_spent_budget_gives_the_best_so_far_unconfirmed(start):
+    result = HybridRelax(start, committee_of(near), Reference(cluster, budget=1)).run()
+    assert not result.confirmed
+    assert "spent" in result.missing
+    assert result.reference_calls == 1
+
+
+def test_no_budget_at_all_is_an_error(start):
+    with pytest.raises(BudgetExhausted):
+        HybridRelax(start, committee_of(near), Reference(cluster, budget=0)).run()
+
+
+def test_one_failure_of_the_reference_is_survived(start):
+    reference, failed = Reference(cluster), []
+
+    def fragile(atoms, reason):
+        if len(reference.asked) == 1 and not failed:
+            failed.append(reason)
+            raise ReferenceFailed("no convergence")
+        return reference(atoms, reason)
+
+    result = HybridRelax(
+        start, committee_of(near), fragile, RelaxSettings(fmax_ev_per_ang=0.01)
+    ).run()
+    assert failed == ["acquisition"]
+    assert result.confirmed
+
+
+def test_resume_after_a_kill_gives_the_same_result(start):
+    settings = RelaxSettings(fmax_ev_per_ang=0.005)
+    whole = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
+    saved = []
+    first = Reference(cluster, budget=2)
+    HybridRelax(start, committee_of(near), first, settings, save=saved.append).run()
+    second = Reference(cluster)
+    driver = HybridRelax(start, committee_of(near), second, settings)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert len(first.asked) + len(second.asked) == whole.reference_calls
+    assert np.array_equal(result.atoms.positions, whole.atoms.positions)
+
+
+def test_known_labels_are_used_and_cost_nothing(start):
+    first = HybridRelax(start, committee_of(near), Reference(cluster)).run()
+    reference = Reference(cluster)
+    again = HybridRelax(start, committee_of(near), reference, known=first.labels).run()
+    assert again.confirmed
+    assert again.reference_calls == 0
+    assert reference.asked == []
+
+
+def test_a_periodic_structure_is_refused(start):
+    start.set_cell([9, 9, 9])
+    start.pbc = True
+    with pytest.raises(StructureError, match="driver: ase"):
+        HybridRelax(start, committee_of(near), Reference(cluster))
