@@ -59,9 +59,7 @@ def main() -> None:
     dft_seconds, _ = drive(start, ReferenceOnly(reference), steps)
     with tempfile.TemporaryDirectory() as folder:
         settings = GateSettings(force_tolerance_ev_per_ang=tolerance, seed=1)
-        hybrid = HybridCalculator(
-            committee, reference, settings, str(Path(folder) / "run.h5")
-        )
+        hybrid = HybridCalculator(committee, reference, settings, str(Path(folder) / "run.h5"))
         hybrid_seconds, felt = drive(start, hybrid, steps)
         tally = hybrid.engine.tally
     rng = np.random.default_rng(0)
@@ -91,8 +89,12 @@ def drive(
     atoms = start.copy()
     atoms.calc = calculator
     dynamics = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs,
-        fixcm=False, rng=np.random.default_rng(2),
+        atoms,
+        0.5 * units.fs,
+        temperature_K=300,
+        friction=0.01 / units.fs,
+        fixcm=False,
+        rng=np.random.default_rng(2),
     )
     felt = []
     begin = time.perf_counter()

@@ -48,8 +48,12 @@ def main() -> None:
         random = np.random.default_rng(0)
         thermalize_momenta(atoms, 300, rng=random)
         dynamics = Langevin(
-            atoms, 0.5 * units.fs, temperature_K=300, friction=0.01 / units.fs,
-            fixcm=False, rng=random,
+            atoms,
+            0.5 * units.fs,
+            temperature_K=300,
+            friction=0.01 / units.fs,
+            fixcm=False,
+            rng=random,
         )
         dynamics.run(200)
         prints = []

@@ -41,9 +41,7 @@ def main() -> None:
             figures["overhead_ms_9_atoms"] = overhead * 1e3
             figures["committee_ms_9_atoms"] = own * 1e3
             figures["overhead_over_lennard_jones_9_atoms"] = overhead / lennard_jones_seconds(atoms)
-    targets = {
-        name: ("<=", 0.10) for name in figures if name.startswith("overhead_share")
-    }
+    targets = {name: ("<=", 0.10) for name in figures if name.startswith("overhead_share")}
     bench.report(figures, targets, options.json)
 
 
@@ -52,9 +50,7 @@ def one_system(atoms: Atoms, committee: AniCommittee, steps: int) -> tuple[float
     settings = GateSettings(
         force_tolerance_ev_per_ang=100.0, audit_probability=0.0, trust_radius=1e6
     )
-    calculator = HybridCalculator(
-        committee, ToyReference(), settings, allow_level_mismatch=True
-    )
+    calculator = HybridCalculator(committee, ToyReference(), settings, allow_level_mismatch=True)
     atoms.calc = calculator
     thermalize_momenta(atoms, 300, rng=np.random.default_rng(0))
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)

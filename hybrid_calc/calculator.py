@@ -27,7 +27,9 @@ class HybridHandle(Calculator):
 
     `HybridCalculator.handle` makes them: one for each image of a band, each
     replica.  ASE runs threaded bands in threads that swallow exceptions, so an
-    error in another thread than the main one is raised again at the next use.
+    error in another thread than the main one is raised again in the main one, at
+    the next use of any handle over the engine.  Give the end points of a threaded
+    band handles too: the band uses theirs in the main thread before every step.
 
     Parameters
     ----------
@@ -42,7 +44,6 @@ class HybridHandle(Calculator):
         self.engine = engine
         self.trajectory: Trajectory = engine.new_trajectory()
         self.last_step: Step | None = None
-        self._pending: BaseException | None = None
 
     @property
     def conserved_shift(self) -> float:
@@ -76,7 +77,7 @@ class HybridHandle(Calculator):
         except BaseException as error:
             self.atoms = None
             if threading.current_thread() is not threading.main_thread():
-                self._pending = error
+                self.engine.pending = error
             raise
         self.last_step = step
         self.results = {
@@ -127,8 +128,9 @@ class HybridHandle(Calculator):
         }
 
     def _raise_pending(self) -> None:
-        if self._pending is not None and (threading.current_thread() is threading.main_thread()):
-            error, self._pending = self._pending, None
+        error = self.engine.pending
+        if error is not None and threading.current_thread() is threading.main_thread():
+            self.engine.pending = None
             raise error
 
 

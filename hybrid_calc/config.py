@@ -370,7 +370,7 @@ def _from_name(name: str) -> Atoms:
     from ase.collections import g2
 
     try:
-        atoms: Atoms = molecule(name)  # type: ignore[no-untyped-call]
+        atoms: Atoms = molecule(name)
         return atoms
     except KeyError as error:
         near = difflib.get_close_matches(name, g2.names, n=3)
@@ -411,8 +411,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _explain(error: ValidationError) -> str:
-    """Return the first thing that is wrong, in one line."""
-    first = error.errors()[0]
+    """Return the first thing that is wrong, in one line; a misspelt key before what it left out."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     keys, models = _follow(first["loc"])
     key = ".".join(keys) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -426,7 +426,8 @@ def _explain(error: ValidationError) -> str:
         return f"{key}.kind must be one of {kinds}; got {_short(first.get('input'))}.{more}"
     if first["type"] == "missing":
         return f"{key} is needed and not there.{more}"
-    return f"{key}: {first['msg']}; got {_short(first.get('input'))}.{more}"
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {what}; got {_short(first.get('input'))}.{more}"
 
 
 def _follow(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:

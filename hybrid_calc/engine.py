@@ -15,7 +15,7 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,33 @@ class Step:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """The energy zeros of the two levels for one composition.
+
+    Attributes
+    ----------
+    committee, reference
+        What is subtracted from each one's energies, eV; None while not known.
+    """
+
+    committee: float | None = None
+    reference: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether both are known."""
+        return self.committee is not None and self.reference is not None
+
+    def of_committee(self, prediction: Prediction) -> float:
+        """Return the committee's energy on the common zero, eV."""
+        return prediction.energy - (self.committee or 0.0)
+
+    def of_reference(self, label: Label) -> float:
+        """Return the reference's energy on the common zero, eV."""
+        return label.energy - (self.reference or 0.0)
+
+
 @dataclass(slots=True, kw_only=True)
 class Trajectory:
     """What must be remembered from one geometry of a trajectory to the next.
@@ -153,12 +180,31 @@ class Trajectory:
     jump_sum
         Sum of all energy jumps, eV: kinetic plus potential energy minus this
         is what MD conserves.
+    last
+        Bytes of the geometry looked at last, with what was seen; a geometry
+        asked again at once, after an error say, is not looked at twice.
     """
 
     monitor: Monitor
     source: Source | None = None
     difference: float = 0.0
     jump_sum: float = 0.0
+    last: tuple[tuple[bytes, ...], Survey] | None = None
+
+    def survey(self, atoms: Atoms, key: tuple[bytes, ...]) -> Survey:
+        """Look at a geometry, once however often it is asked for in a row."""
+        if self.last is None or self.last[0] != key:
+            self.last = (key, self.monitor.survey(atoms))
+        return self.last[1]
+
+    def revisit(self, atoms: Atoms, key: tuple[bytes, ...], step: Step) -> Step:
+        """Take in a geometry that the engine answered before; return its step with our jump."""
+        if self.last is not None and self.last[0] == key:
+            return step
+        self.survey(atoms, key)
+        difference = None if step.energy_error is None else -step.energy_error
+        jump = self.jump_to(step.source, difference)
+        return step if jump == step.energy_jump else replace(step, energy_jump=jump)
 
     def jump_to(self, source: Source, difference: float | None) -> float:
         """Note who answers now and return the energy jump, eV.
@@ -241,6 +287,12 @@ class Engine:
     on_step
         Called with every new step, in order.
 
+    Attributes
+    ----------
+    pending
+        An error raised in another thread than the main one, until the main
+        thread raises it again.
+
     Raises
     ------
     LevelMismatchError
@@ -267,8 +319,9 @@ class Engine:
         self.on_step = on_step
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
-        self._zeros: dict[str, float] = {}
+        self._alignments: dict[str, Alignment] = {}
         self._steps: OrderedDict[tuple[bytes, ...], Step] = OrderedDict()
+        self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
 
@@ -303,8 +356,8 @@ class Engine:
             known = self._steps.get(key)
             if known is not None and (known.label is not None or not wanted):
                 self._steps.move_to_end(key)
-                return known
-            step = self._answer(atoms, trajectory, wanted)
+                return trajectory.revisit(atoms, key, known)
+            step = self._answer(atoms, key, trajectory, wanted)
             self._steps[key] = step
             if len(self._steps) > REMEMBERED_GEOMETRIES:
                 self._steps.popitem(last=False)
@@ -323,7 +376,9 @@ class Engine:
         tally = self.tally
         return {
             "gate": self.gate.state(),
-            "zeros": self._zeros,
+            "zeros": {
+                name: [zero.committee, zero.reference] for name, zero in self._alignments.items()
+            },
             "tally": {
                 "geometries": tally.geometries,
                 "labels": tally.labels,
@@ -340,24 +395,33 @@ class Engine:
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self.gate.restore(state["gate"])
-        self._zeros = dict(state["zeros"])
+        self._alignments = {
+            name: Alignment(committee=committee, reference=reference)
+            for name, (committee, reference) in state["zeros"].items()
+        }
         counts = dict(state["tally"])
         self.tally = Tally(
             reasons=Counter(counts.pop("reasons")), seconds=Counter(counts.pop("seconds")), **counts
         )
         self.run = state["run"]
         if self.store is not None:  # calls made after the state was written were paid for too
-            spent = sum(record.meta.get("run") == self.run for record in self.store)
-            self.gate.budget.spent = max(self.gate.budget.spent, spent)
+            asked = [r.meta["reasons"] for r in self.store if r.meta.get("run") == self.run]
+            audits = sum([policy for policy, _ in reasons] == ["audit"] for reasons in asked)
+            budget = self.gate.budget
+            budget.spent = max(budget.spent, len(asked))
+            budget.audits = max(budget.audits, audits)
 
-    def _answer(self, atoms: Atoms, trajectory: Trajectory, wanted: str) -> Step:
+    def _answer(
+        self, atoms: Atoms, key: tuple[bytes, ...], trajectory: Trajectory, wanted: str
+    ) -> Step:
         seconds: dict[str, float] = {}
         with _timed(seconds, "flags"):
-            survey = trajectory.monitor.survey(atoms)
+            survey = trajectory.survey(atoms, key)
         with _timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, survey)
         with _timed(seconds, "gate"):
             regime = classify(composition_of(atoms), survey.report, self.limits)
+            wanted = wanted or self._unaligned(atoms, prediction)
             decision = self.gate.decide(prediction, survey, regime, wanted=wanted)
         label = None
         if decision.source is Source.REFERENCE:
@@ -430,20 +494,20 @@ class Engine:
         seconds: dict[str, float],
     ) -> Step:
         """Choose the answer, align its energy, and learn from the label."""
-        zero = self._zero(atoms, prediction, label)
+        zero = self._align(atoms, prediction, label)
         force_error = energy_error = good = None
         difference = None
         if label is not None and prediction is not None:
-            difference = label.energy - zero - prediction.energy
+            difference = zero.of_reference(label) - zero.of_committee(prediction)
             force_error = max_force_error(prediction.mean_forces, label.forces)
             energy_error = -difference
             good = self.gate.learn(decision, survey, force_error, energy_error)
         if label is not None and not (decision.is_audit and good):
             source = Source.REFERENCE
-            energy, forces, stress = label.energy - zero, label.forces, label.stress
+            energy, forces, stress = zero.of_reference(label), label.forces, label.stress
         elif prediction is not None:
             source = Source.COMMITTEE
-            energy, forces = prediction.energy, prediction.mean_forces
+            energy, forces = zero.of_committee(prediction), prediction.mean_forces
             stress = prediction.mean_stress
         else:
             raise PredictionFailed(
@@ -470,17 +534,46 @@ class Engine:
             seconds=seconds,
         )
 
-    def _zero(self, atoms: Atoms, prediction: Prediction | None, label: Label | None) -> float:
-        """Return what to subtract from the reference's energies of this composition, eV.
+    def _align(self, atoms: Atoms, prediction: Prediction | None, label: Label | None) -> Alignment:
+        """Return what to subtract from each level's energies for this composition.
 
-        Set at the first label so that both agree there; then never changed,
-        since a change would be a jump.
+        Whoever answers first keeps its own zero.  The other's is set at the
+        first geometry that both know, so that they agree there, and is then
+        never changed: a change would be a jump.
+
+        Raises
+        ------
+        PredictionFailed
+            The committee answered before, cannot now, and no label has yet
+            told how far apart the two zeros are.
         """
-        composition = composition_of(atoms)
-        key = f"{composition.formula}:{composition.charge}:{composition.multiplicity}"
-        if key not in self._zeros and prediction is not None and label is not None:
-            self._zeros[key] = label.energy - prediction.energy
-        return self._zeros.get(key, 0.0)
+        key = _name_of(atoms)
+        known = self._alignments.get(key, Alignment())
+        if label is not None and prediction is not None and not known.complete:
+            between = label.energy - prediction.energy
+            if known.reference is None:
+                known = Alignment(committee=0.0, reference=between)
+            else:
+                known = Alignment(committee=known.reference - between, reference=known.reference)
+        elif label is not None and known.reference is None:
+            if known.committee is not None:
+                raise PredictionFailed(
+                    "the committee answered this molecule before and fails at this geometry, and "
+                    "no label tells how far apart the energy zeros of committee and reference "
+                    "are. Label one geometry first: keep gate.policies with unseen."
+                )
+            known = Alignment(reference=0.0)
+        elif label is None and prediction is not None and known.committee is None:
+            known = Alignment(committee=0.0)
+        self._alignments[key] = known
+        return known
+
+    def _unaligned(self, atoms: Atoms, prediction: Prediction | None) -> str:
+        """Return why a label is needed before the committee may answer; empty where it may."""
+        known = self._alignments.get(_name_of(atoms))
+        if prediction is None or known is None or known.committee is not None:
+            return ""
+        return "the energy zeros of committee and reference are not aligned yet"
 
     def _record(self, atoms: Atoms, step: Step) -> Record:
         meta = step.to_dict() | self._provenance()
@@ -539,6 +632,12 @@ class Engine:
         tally.unverified += not step.verified
         tally.reasons.update(step.decision.policies)
         tally.seconds.update(step.seconds)
+
+
+def _name_of(atoms: Atoms) -> str:
+    """Return the name of a composition, for people and as a key in JSON."""
+    composition = composition_of(atoms)
+    return f"{composition.formula}:{composition.charge}:{composition.multiplicity}"
 
 
 @contextmanager

@@ -6,10 +6,12 @@
     │   ├── UnknownElementError                an element the committee was not trained on
     │   ├── CommitteeError                     members that do not make a committee
     │   ├── UntrustedFileError                 a pickle nobody vouched for
+    │   ├── BundleError                        a committee file that is not what it should be
     │   ├── LevelMismatchError                 two levels of theory would be mixed
     │   └── SettingsError                      a settings file or value
     ├── MissingPackageError (ImportError)      an optional package is needed
     ├── PredictionFailed (CalculationFailed)   a member crashed or returned no number
+    ├── MemberLost (CalculationFailed)         a member in another process died or fell silent
     ├── ReferenceFailed (CalculationFailed)    no label that can be trusted
     │   ├── ReferenceNotConverged (SCFError)   the ladder ended without a converged SCF
     │   ├── ReferenceTimeout (TimeoutError)    the wall limit was reached, the worker killed
@@ -28,10 +30,12 @@ from ase.calculators.calculator import CalculationFailed, SCFError
 
 __all__ = [
     "BudgetExhausted",
+    "BundleError",
     "CommitteeError",
     "HybridCalcError",
     "InputError",
     "LevelMismatchError",
+    "MemberLost",
     "MissingPackageError",
     "PredictionFailed",
     "ReferenceCrashed",
@@ -71,6 +75,10 @@ class UntrustedFileError(InputError):
     """A pickle (that is, code) would have to be loaded and nobody said it is trusted."""
 
 
+class BundleError(InputError):
+    """A committee bundle cannot be read or written, or is not what was written."""
+
+
 class LevelMismatchError(InputError):
     """Two levels of theory would be mixed in one store or one run."""
 
@@ -85,6 +93,10 @@ class MissingPackageError(HybridCalcError, ImportError):
 
 class PredictionFailed(HybridCalcError, CalculationFailed):
     """A committee member crashed or returned something that is not a finite number."""
+
+
+class MemberLost(HybridCalcError, CalculationFailed):
+    """A committee member in another process died or did not answer in time."""
 
 
 class ReferenceFailed(HybridCalcError, CalculationFailed):

@@ -102,7 +102,7 @@ def export(
     console = Console()
     if store.damage:
         sys.stderr.write(
-            f"hybrid-calc: {len(store.damage)} places of the store are damaged and left out; "
+            f"hybrid-calc: what is damaged in the store is left out ({len(store.damage)} places); "
             f"see hybrid-calc store verify {path}\n"
         )
     console.print(
@@ -122,7 +122,9 @@ def compact(path: StorePath) -> None:
     """Bring the HDF5 file up to date with the journals of writers that are gone."""
     from hybrid_calc.store.frames import open_existing
 
-    open_existing(path).compact()
+    store = open_existing(path)
+    store.compact()
+    sys.stdout.write(f"{store.path.name}: {len(store)} frames\n")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""May this committee be asked about this structure at all?"""
+"""Whether a committee may be asked about a structure at all."""
 
 from __future__ import annotations
 

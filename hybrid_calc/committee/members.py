@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import (
+    BaseCalculator,
+    Calculator,
+    PropertyNotImplementedError,
+)
 from numpy.typing import NDArray
 
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import CommitteeInfo, Domain, Prediction
 from hybrid_calc.errors import CommitteeError, HybridCalcError, PredictionFailed
+from hybrid_calc.geometry import charge_of, multiplicity_of
 from hybrid_calc.reference.level import LevelOfTheory
 
 
@@ -53,6 +59,7 @@ class MembersCommittee:
         identity: str | None = None,
     ) -> None:
         self._calculators = list(calculators)
+        self._charge_and_spin: tuple[int, int] | None = None
         _check_members(self._calculators)
         described = [[_kind(calc), calc.todict()] for calc in self._calculators]
         digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
@@ -73,22 +80,33 @@ class MembersCommittee:
     def predict(self, atoms: Atoms) -> Prediction:
         """Answer one geometry; see `hybrid_calc.committee.prediction.Committee`."""
         refuse_outside(atoms, self._info)
-        stress_wanted = bool(atoms.pbc.all()) and all(
+        self._forget_another_charge(atoms)
+        stress_wanted = bool(atoms.pbc.any()) and all(
             "stress" in calc.implemented_properties for calc in self._calculators
         )
         answers = [
             _answer(calc, atoms, number, stress_wanted)
             for number, calc in enumerate(self._calculators)
         ]
+        stresses = [stress for _, _, stress in answers if stress is not None]
         return Prediction(
             energies=np.array([energy for energy, _, _ in answers]),
             forces=np.array([forces for _, forces, _ in answers]),
-            stress=np.array([stress for _, _, stress in answers]) if stress_wanted else None,
+            stress=np.array(stresses) if len(stresses) == len(answers) else None,
         )
 
     def predict_many(self, frames: Sequence[Atoms]) -> list[Prediction]:
         """Answer several geometries, one after another."""
         return [self.predict(atoms) for atoms in frames]
+
+    def _forget_another_charge(self, atoms: Atoms) -> None:
+        """Empty the members' caches where charge or spin changed: ASE's do not look at ``info``."""
+        now = (charge_of(atoms), multiplicity_of(atoms))
+        if self._charge_and_spin not in {None, now}:
+            for calc in self._calculators:
+                if isinstance(calc, Calculator):
+                    calc.reset()
+        self._charge_and_spin = now
 
 
 def _check_members(calculators: list[BaseCalculator]) -> None:
@@ -122,13 +140,20 @@ def _answer(
         energy = float(calc.get_property("energy", copy))
         stress = None
         if stress_wanted:
-            stress = np.array(calc.get_property("stress", copy), dtype=np.float64)
+            with contextlib.suppress(PropertyNotImplementedError):  # none for slabs, say
+                stress = np.array(calc.get_property("stress", copy), dtype=np.float64)
     except HybridCalcError:
         raise
     except Exception as error:
         raise PredictionFailed(
             f"member {number} ({_kind(calc)}) failed: {type(error).__name__}: {error}"
         ) from error
+    if forces.shape != (len(atoms), 3) or (stress is not None and stress.shape != (6,)):
+        raise PredictionFailed(
+            f"member {number} ({_kind(calc)}) returned forces of shape {forces.shape} and stress "
+            f"of shape {None if stress is None else stress.shape} for {len(atoms)} atoms; "
+            "forces must be (N, 3) and stress (6,)."
+        )
     return energy, forces, stress
 
 

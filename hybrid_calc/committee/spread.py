@@ -35,9 +35,7 @@ def energy_spread_per_atom(energies: NDArray[np.float64], atoms: int) -> float:
     return float(energies.std(ddof=1)) / atoms
 
 
-def max_force_error(
-    forces: NDArray[np.float64], reference: NDArray[np.float64]
-) -> float:
+def max_force_error(forces: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     """Return the largest distance between two force vectors of the same atom, eV/A.
 
     Parameters

@@ -48,7 +48,7 @@ def lennard_jones(
     first, second, vectors = neighbor_list("ijD", atoms, CUTOFF)
     forces = np.zeros((len(atoms), 3))
     if len(first) == 0:
-        return 0.0, forces, np.zeros(6) if atoms.pbc.all() else None
+        return 0.0, forces, np.zeros(6) if atoms.pbc.any() else None
     distances = np.linalg.norm(vectors, axis=1)
     radii = covalent_radii[atoms.numbers]
     sigma = radius_scale * (radii[first] + radii[second]) * 2.0 ** (-1 / 6)
@@ -59,7 +59,7 @@ def lennard_jones(
     pull = (slopes / distances)[:, None] * vectors
     np.add.at(forces, first, pull)
     stress = None
-    if atoms.pbc.all():
+    if atoms.pbc.any():
         virial = 0.5 * np.einsum("px,py->xy", vectors, pull) / atoms.get_volume()
         stress = virial[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
     return 0.5 * float(energies.sum()), forces, stress

@@ -74,7 +74,7 @@ def fingerprint(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.floa
 
 
 def fingerprint_distance(
-    here: NDArray[np.float64], there: NDArray[np.float64], atoms: NDArray[np.intp] | slice
+    here: NDArray[np.floating], there: NDArray[np.floating], atoms: NDArray[np.intp] | slice
 ) -> NDArray[np.float64]:
     """Return how far the worst of the atoms is from itself in each other frame, shape (F,).
 

@@ -11,7 +11,7 @@ class FlagLimits(BaseModel):
     ``benchmarks/flags.py`` measures the share of false alarms.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     close_contact_ratio: float = Field(
         0.65,

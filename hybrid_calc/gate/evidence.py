@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +54,7 @@ class Validated:
         Whether forces and energy were within tolerance.
     """
 
-    fingerprint: NDArray[np.float64]
+    fingerprint: NDArray[np.floating]
     spread: float
     error: float
     good: bool
@@ -63,7 +65,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self._frames: dict[Regime, deque[Validated]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._stacks: dict[Regime, NDArray[np.float64]] = {}
+        self._stacks: dict[Regime, NDArray[np.floating]] = {}
         self._factors: dict[Regime, float] = {}
 
     def add(self, regime: Regime, frame: Validated) -> None:
@@ -71,7 +73,9 @@ class Evidence:
         frames = self._frames[regime]
         if frames and frames[-1].fingerprint.shape != frame.fingerprint.shape:
             frames.clear()  # another molecule with the same elements
-        frames.append(frame)
+        # Single precision, as `state` writes it: a resumed run decides the same.
+        rounded = frame.fingerprint.astype(np.float32)
+        frames.append(dataclasses.replace(frame, fingerprint=rounded))
         self._stacks.pop(regime, None)
         self._factors.pop(regime, None)
 
@@ -81,12 +85,7 @@ class Evidence:
         What was learned about the factor between spread and error stays.
         """
         frames = self._frames[regime]
-        kept = [
-            Validated(
-                fingerprint=frame.fingerprint, spread=frame.spread, error=frame.error, good=False
-            )
-            for frame in frames
-        ]
+        kept = [dataclasses.replace(frame, good=False) for frame in frames]
         frames.clear()
         frames.extend(kept)  # fingerprints and ratios are as they were
 
@@ -159,7 +158,7 @@ class Evidence:
             {
                 "regime": [regime.name, regime.elements, regime.charge, regime.multiplicity],
                 "frames": [
-                    [frame.fingerprint.tolist(), frame.spread, frame.error, frame.good]
+                    [_pack(frame.fingerprint), frame.spread, frame.error, frame.good]
                     for frame in frames
                 ],
             }
@@ -178,9 +177,22 @@ class Evidence:
                 self.add(
                     regime,
                     Validated(
-                        fingerprint=np.array(fingerprint), spread=spread, error=error, good=good
+                        fingerprint=_unpack(fingerprint), spread=spread, error=error, good=good
                     ),
                 )
+
+
+def _pack(fingerprint: NDArray[np.floating]) -> dict[str, Any]:
+    """Return an array as JSON-able data of a third of the size of a list."""
+    return {
+        "shape": list(fingerprint.shape),
+        "float32": base64.b64encode(fingerprint.tobytes()).decode(),
+    }
+
+
+def _unpack(packed: dict[str, Any]) -> NDArray[np.float32]:
+    values = np.frombuffer(base64.b64decode(packed["float32"]), dtype=np.float32)
+    return values.reshape(packed["shape"])
 
 
 def estimated_factor(

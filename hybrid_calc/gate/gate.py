@@ -40,7 +40,11 @@ class Gate:
     def __init__(self, settings: GateSettings | None = None) -> None:
         self.settings = settings or GateSettings()
         self.evidence = Evidence()
-        self.budget = Budget(total=self.settings.budget, audit_reserve=self.settings.audit_reserve)
+        audits = "audit" in self.settings.policies and self.settings.audit_probability > 0
+        self.budget = Budget(
+            total=self.settings.budget,
+            audit_reserve=self.settings.audit_reserve if audits else 0.0,
+        )
         self.audited = 0
         self.audited_bad = 0
         self._random = np.random.default_rng(self.settings.seed)
@@ -223,7 +227,7 @@ class Gate:
             "audits": self.budget.audits,
             "audited": self.audited,
             "audited_bad": self.audited_bad,
-            "calm_scores": self._calm_scores,
+            "calm_scores": list(self._calm_scores),
             "notice": self._notice,
             "random": self._random.bit_generator.state,
         }

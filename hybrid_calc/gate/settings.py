@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 KCAL_PER_MOL = 0.0433641153
 """One kcal/mol in eV."""
@@ -13,7 +13,7 @@ KCAL_PER_MOL = 0.0433641153
 class GateSettings(BaseModel):
     """When to ask the reference, and what to do when it cannot be asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     force_tolerance_ev_per_ang: float = Field(
         0.2, gt=0, description="Largest error of any atom's force that is still good, eV/A."
@@ -83,3 +83,10 @@ class GateSettings(BaseModel):
         "not trained on: ask the reference at every step, or refuse.",
     )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")
+
+    @field_validator("factor_bounds")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < bounds[0] <= bounds[1]:
+            raise ValueError("bounds are positive, the lower one first")
+        return bounds

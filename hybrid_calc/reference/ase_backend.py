@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import ase
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 
 from hybrid_calc.errors import InputError, MissingPackageError, ReferenceFailed
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
@@ -74,8 +75,9 @@ class AseReference:
             forces = np.array(calc.get_property("forces", copy), dtype=np.float64)
             energy = float(calc.get_property("energy", copy))
             stress = None
-            if atoms.pbc.all() and "stress" in calc.implemented_properties:
-                stress = np.array(calc.get_property("stress", copy), dtype=np.float64)
+            if atoms.pbc.any() and "stress" in calc.implemented_properties:
+                with contextlib.suppress(PropertyNotImplementedError):  # none for slabs, say
+                    stress = np.array(calc.get_property("stress", copy), dtype=np.float64)
         except Exception as error:
             raise ReferenceFailed(
                 f"{self._level.program} failed: {type(error).__name__}: {error}"

@@ -80,6 +80,10 @@ def checked_label(
         raise ReferenceFailed(
             f"the reference returned forces of shape {forces.shape} for {len(atoms)} atoms."
         )
+    if stress is not None and np.shape(stress) != (6,):
+        raise ReferenceFailed(
+            f"the reference returned a stress of shape {np.shape(stress)}; Voigt-6 is needed."
+        )
     numbers = [np.asarray(energy), forces] + ([] if stress is None else [stress])
     if not all(np.isfinite(part).all() for part in numbers):
         raise ReferenceFailed("the reference returned a number that is not finite.")

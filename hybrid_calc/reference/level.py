@@ -14,6 +14,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hybrid_calc.errors import InputError
 
 PHYSICS = ("functional", "nlc", "dispersion", "basis", "cart", "solvent")
@@ -119,14 +121,18 @@ class LevelOfTheory:
 
 
 def _plain(value: object) -> object:
-    """Return nested mappings with sorted keys, so that equal levels hash equally."""
+    """Return JSON-able data with sorted keys, so that equal levels hash equally."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value)}
+        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def _digest(data: Mapping[str, object]) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ long, started again after a crash, and ends with its parent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -45,6 +46,9 @@ ANI_1X_LEVEL = LevelOfTheory(
     project_net_force=True,
 )
 """wB97X/6-31G(d) with Cartesian d functions, the level ANI-1x was trained on."""
+
+LONGEST_WAIT_S = 86400.0
+"""The operating system takes no longer timeout than some weeks, s."""
 
 LAST_WORDS = 2000
 """Characters of the worker's standard error that an error message quotes."""
@@ -222,7 +226,10 @@ class _Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while not received.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - time.monotonic())):
+                left = deadline - time.monotonic()
+                if not selector.select(min(max(0.0, left), LONGEST_WAIT_S)):
+                    if left > LONGEST_WAIT_S:
+                        continue
                     raise ReferenceTimeout(
                         f"the reference took longer than {wall_limit_s:g} s and was killed; "
                         "raise reference.wall_limit_s or choose a cheaper level."
@@ -240,7 +247,8 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a question nobody read
+                    pipe.close()
         self._scratch.cleanup()
 
     def _crashed(self) -> ReferenceCrashed:

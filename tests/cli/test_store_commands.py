@@ -1,0 +1,196 @@
+"""``hybrid-calc store``: look into a store, prove it whole, hand it to training."""
+
+from __future__ import annotations
+
+import ase.io
+import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from hybrid_calc.committee.toy import ToyCommittee
+from hybrid_calc.errors import ReferenceNotConverged
+from hybrid_calc.reference.toy import ToyReference
+from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.record import Record
+from tests.cli.jobs import summary_of
+
+FRAMES = 4
+
+
+def frames(count=FRAMES):
+    """Make labelled records of rattled water."""
+    reference, committee = ToyReference(), ToyCommittee()
+    for seed in range(count):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=seed)
+        yield Record.of(
+            atoms,
+            level=reference.level,
+            label=reference.label(atoms),
+            prediction=committee.predict(atoms),
+            meta={"regime": "equilibrium H O", "force_error": 0.01 * seed, "good": True},
+        )
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Four validated frames and a rejected one, in one file."""
+    with FrameStore(tmp_path / "frames.h5") as store:
+        for record in frames():
+            store.append(record)
+        error = ReferenceNotConverged("did not converge [dm] for [/H2O]")
+        rejected = Record.of(
+            molecule("NH3"),
+            level=ToyReference().level,
+            label=None,
+            rejection=f"{type(error).__name__}: {error}",
+            prediction=None,
+            meta={},
+        )
+        store.append(rejected)
+    return store.path
+
+
+@pytest.fixture
+def damaged(path):
+    """The same with its middle overwritten, as a bad disk does."""
+    content = bytearray(path.read_bytes())
+    spot = content.find(b'"identity"') if b'"identity"' in content else content.find(b"equilibrium")
+    assert spot > 0
+    content[spot : spot + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    return path
+
+
+def test_info_counts_frames_and_names_level_molecule_regime_and_what_was_rejected(jobs, path):
+    ended = jobs.call("store", "info", path)
+    assert ended.code == 0
+    out = " ".join(ended.out.split())
+    assert "frames.h5: 4 validated frames, 1 rejected" in out
+    assert f"level of theory: {ToyReference().level} ({ToyReference().level.hash})" in out
+    assert "molecule: H2O, 4 frames" in out
+    assert "4 of 4" in out
+    assert "0.03" in out
+    assert "did not converge [dm] for [/H2O]" in out
+
+
+def test_verify_says_that_every_digest_agrees(jobs, path):
+    ended = jobs.call("store", "verify", path)
+    assert (ended.code, ended.out) == (0, "frames.h5: 5 frames, every digest agrees\n")
+
+
+def test_verify_names_the_damaged_place_and_exits_with_1(jobs, damaged):
+    ended = jobs.call("store", "verify", damaged)
+    assert ended.code == 1
+    assert "damaged: frames.h5: frame" in ended.out
+    assert "digest agrees" not in ended.out
+
+
+def test_info_of_a_damaged_store_shows_the_rest_and_the_damage(jobs, damaged):
+    ended = jobs.call("store", "info", damaged)
+    assert ended.code == 0
+    assert "damaged: frames.h5: frame" in ended.out
+    assert "3 validated frames" in ended.out
+
+
+def test_export_of_a_damaged_store_says_that_something_is_left_out(jobs, damaged, tmp_path):
+    ended = jobs.call("store", "export", damaged, tmp_path / "train.xyz")
+    assert ended.code == 0
+    assert "what is damaged in the store is left out (1 places)" in ended.err
+    assert len(ase.io.read(tmp_path / "train.xyz", index=":")) == 3
+
+
+def test_compact_leaves_a_damaged_store_as_it_is_for_a_rescue(jobs, damaged):
+    before = damaged.read_bytes()
+    store = FrameStore(damaged)
+    store.append(list(frames(6))[5])
+    store._journal.close()
+    ended = jobs.call("store", "compact", damaged)
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1
+    assert "left as it is" in ended.err
+    assert damaged.read_bytes() == before
+
+
+def test_compact_brings_the_journals_of_gone_writers_into_the_file(jobs, tmp_path):
+    path = tmp_path / "frames.h5"
+    store = FrameStore(path)
+    for record in frames():
+        store.append(record)
+    store._journal.close()  # as if the process had been killed
+    assert not path.exists()
+    ended = jobs.call("store", "compact", path)
+    assert (ended.code, ended.err) == (0, "")
+    assert "4 frames" in ended.out
+    assert path.exists()
+    assert list(path.with_name("frames.h5.journals").glob("*.journal")) == []
+    assert len(FrameStore(path)) == FRAMES
+
+
+def test_a_journal_without_a_file_is_a_store_too(jobs, tmp_path):
+    store = FrameStore(tmp_path / "frames.h5")
+    for record in frames():
+        store.append(record)
+    store._journal.close()
+    assert "4 validated frames" in jobs.call("store", "info", store.path).out
+
+
+def test_export_writes_what_mace_run_train_reads(jobs, path, tmp_path):
+    target = tmp_path / "train.xyz"
+    ended = jobs.call("store", "export", path, target)
+    assert ended.code == 0
+    assert f"4 validated frames written to {target}" in ended.out
+    assert "--energy_key REF_energy --forces_key REF_forces" in ended.out
+    exported = ase.io.read(target, index=":")
+    assert len(exported) == FRAMES
+    reference = ToyReference()
+    for atoms in exported:
+        label = reference.label(atoms)
+        assert atoms.info["REF_energy"] == pytest.approx(label.energy, abs=1e-6)
+        assert atoms.arrays["REF_forces"] == pytest.approx(label.forces, abs=1e-6)
+        assert atoms.info["config_type"] == "equilibrium"
+        assert not isinstance(atoms.calc, SinglePointCalculator) or not atoms.calc.results
+
+
+def test_what_a_run_stored_can_be_exported_by_the_command_it_prints(jobs, tmp_path):
+    output = tmp_path / "run"
+    ended = jobs.run(output, md={"steps": 5})
+    line = next(x for x in ended.out.splitlines() if "hybrid-calc store export" in x)
+    assert jobs.call(*line.split("hybrid-calc ")[1].split()).code == 0
+    exported = ase.io.read(output / "train.xyz", index=":")
+    assert len(exported) == summary_of(output)["reference_calls"]
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "compact", "export"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none.h5", (2, "there is no store")),
+        ("frames.db", (2, "NAME.h5")),
+        ("text.h5", (1, "not an HDF5 file")),
+    ],
+)
+def test_what_is_no_store_is_one_line(jobs, tmp_path, command, name, expected):
+    code, words = expected
+    (tmp_path / "frames.db").write_text("words")
+    (tmp_path / "text.h5").write_text("a text that somebody named like a store")
+    more = [tmp_path / "out.xyz"] if command == "export" else []
+    ended = jobs.call("store", command, tmp_path / name, *more)
+    assert ended.code == code
+    assert ended.err.count("\n") == 1
+    assert words in ended.err
+
+
+def test_export_into_a_folder_that_is_not_there_is_one_line(jobs, path, tmp_path):
+    ended = jobs.call("store", "export", path, tmp_path / "no" / "train.xyz")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1
+    assert "train.xyz" in ended.err
+
+
+def test_a_store_without_a_validated_frame_has_nothing_to_export(jobs, tmp_path):
+    with FrameStore(tmp_path / "empty.h5"):
+        pass
+    ended = jobs.call("store", "export", tmp_path / "empty.h5", tmp_path / "train.xyz")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert "no validated frame" in ended.err
