@@ -83,7 +83,6 @@ _HOMES = {
 }
 
 
-
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""
     if name not in _HOMES:

@@ -7,6 +7,7 @@ Every key is defined and described here or in the settings class of its room
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
@@ -39,6 +40,9 @@ NAMED_LEVELS = {"ani-1x": ANI_1X_LEVEL}
 """Levels of theory that settings may call by name."""
 
 LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
+
+
+DEVICES = r"^(cpu|cuda(:\d+)?)$"
 
 
 class _Settings(BaseModel):
@@ -98,6 +102,26 @@ def _named_level(value: object) -> object:
     return {key: level[key] for key in LevelSettings.model_fields}
 
 
+def level_from_text(text: str) -> LevelOfTheory:
+    """Return a level of theory from a name, or from YAML such as ``{functional: pbe, ...}``.
+
+    Raises
+    ------
+    SettingsError
+        Neither a known name nor the keys of a level.
+    """
+    try:
+        return LevelSettings.model_validate(_named_level(yaml.safe_load(text))).to_level()
+    except yaml.YAMLError as error:
+        raise SettingsError(f"level {text!r} is not valid YAML.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "level"
+        raise SettingsError(f"level {text!r}: {key}: {first['msg']}.") from error
+    except ValueError as error:
+        raise SettingsError(f"level {text!r}: {error}.") from error
+
+
 class AniSettings(_Settings):
     """The committee of eight networks inside the torchani package."""
 
@@ -122,7 +146,7 @@ class MaceSettings(_Settings):
     dtype: Literal["float64", "float32"] = Field(
         "float64", description="float64 for optimisation and bands, float32 is enough for MD."
     )
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:1.")
+    device: str = Field("cpu", pattern=DEVICES, description="cpu, cuda or cuda:1.")
     level: LevelSettings | None = Field(
         None,
         description="Level of theory of the training data, as in reference.level. Without "
@@ -130,6 +154,71 @@ class MaceSettings(_Settings):
     )
 
     _named = field_validator("level", mode="before")(_named_level)
+
+
+class BundleSettings(_Settings):
+    """A committee in one file, made by hybrid-calc committee import."""
+
+    kind: Literal["bundle"] = "bundle"
+    file: Path = Field(..., description="NAME.bundle, relative to the settings file.")
+    dtype: Literal["float64", "float32"] = Field(
+        "float64", description="float64 for optimisation and bands, float32 is enough for MD."
+    )
+    device: str = Field("cpu", pattern=DEVICES, description="cpu, cuda or cuda:1.")
+
+
+class FoundationSettings(_Settings):
+    """Two or more published MACE models of one family, one after another."""
+
+    kind: Literal["mace-foundation"] = "mace-foundation"
+    models: list[str] = Field(
+        ..., description="Names (small, medium, large), fetched at the first use, or paths."
+    )
+    family: Literal["off", "mp"] = Field(
+        "off", description="MACE-OFF (organic molecules) or MACE-MP (materials)."
+    )
+    trust: bool = Field(
+        False, description="The files are pickles, that is code: true if you trust their maker."
+    )
+    dtype: Literal["float64", "float32"] = Field(
+        "float64", description="float64 for optimisation and bands, float32 is enough for MD."
+    )
+    device: str = Field("cpu", pattern=DEVICES, description="cpu, cuda or cuda:1.")
+
+
+class ExternalMemberSettings(_Settings):
+    """One ASE calculator in a process of its own, in any Python environment."""
+
+    calculator: str | None = Field(
+        None, description="module:callable that makes the calculator there."
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of the callable."
+    )
+    python: Path | None = Field(
+        None,
+        description="Interpreter of the other environment, which has ASE; this one by default.",
+    )
+    command: list[str] | None = Field(
+        None,
+        description="Instead of the three above: a program that speaks i-PI, with {socket} "
+        "and {structure} where it wants them.",
+    )
+    timeout_s: float = Field(
+        120.0, gt=0, description="Longest wait for the start and for one answer, s."
+    )
+
+
+class ExternalSettings(_Settings):
+    """Members of any kind, each in a process of its own."""
+
+    kind: Literal["external"] = "external"
+    members: list[ExternalMemberSettings] = Field(..., description="At least two.")
+    level: LevelSettings | None = Field(
+        None,
+        description="Level of theory of the training data, as in reference.level. Without "
+        "it nothing is checked.",
+    )
 
 
 class ToySettings(_Settings):
@@ -168,7 +257,15 @@ class ToyReferenceSettings(_Settings):
     kind: Literal["toy"] = "toy"
 
 
-CommitteeSettings = Annotated[AniSettings | MaceSettings | ToySettings, Field(discriminator="kind")]
+CommitteeSettings = Annotated[
+    AniSettings
+    | BundleSettings
+    | MaceSettings
+    | FoundationSettings
+    | ExternalSettings
+    | ToySettings,
+    Field(discriminator="kind"),
+]
 ReferenceSettings = Annotated[
     PySCFSettings | XtbSettings | ToyReferenceSettings, Field(discriminator="kind")
 ]
@@ -279,6 +376,22 @@ def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
         from hybrid_calc.committee.ani import AniCommittee
 
         return AniCommittee(settings.model)
+    if isinstance(settings, ExternalSettings):
+        return _external_committee(settings)
+    if isinstance(settings, BundleSettings):
+        from hybrid_calc.committee.bundle import load_committee
+
+        return load_committee(base / settings.file, dtype=settings.dtype, device=settings.device)
+    if isinstance(settings, FoundationSettings):
+        from hybrid_calc.committee.foundation import foundation_committee
+
+        return foundation_committee(
+            settings.models,
+            family=settings.family,
+            trust=settings.trust,
+            dtype=settings.dtype,
+            device=settings.device,
+        )
     from hybrid_calc.committee.mace import MaceCommittee
 
     return MaceCommittee.from_files(
@@ -288,6 +401,24 @@ def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
         device=settings.device,
         level=None if settings.level is None else settings.level.to_level(),
     )
+
+
+def _external_committee(settings: ExternalSettings) -> Committee:
+    from hybrid_calc.committee.external import ExternalMember
+    from hybrid_calc.committee.members import MembersCommittee
+
+    members = [
+        ExternalMember(
+            one.calculator,
+            one.arguments,
+            python=one.python or sys.executable,
+            command=one.command,
+            timeout_s=one.timeout_s,
+        )
+        for one in settings.members
+    ]
+    level = None if settings.level is None else settings.level.to_level()
+    return MembersCommittee(members, name="external", level=level)
 
 
 def build_reference(settings: ReferenceSettings) -> Reference:
@@ -439,6 +570,9 @@ def _follow(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseMod
     inside: list[type[BaseModel]] = [RunSettings]
     models = inside
     for part in location:
+        if isinstance(part, int):
+            keys.append(str(part))
+            continue
         chosen = [model for model in inside if _kind(model) == part]
         if chosen:
             inside = chosen

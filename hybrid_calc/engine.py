@@ -366,7 +366,8 @@ class Engine:
             return step
 
     def close(self) -> None:
-        """Release the reference and bring the store's file up to date."""
+        """Release committee and reference and bring the store's file up to date."""
+        self.committee.close()
         self.reference.close()
         if self.store is not None:
             self.store.close()

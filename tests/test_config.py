@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -32,10 +33,13 @@ from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
 CONFIGS = Path(__file__).parents[1] / "configs"
 NEEDED = {
     "mace": {"files": "a.model"},
+    "bundle": {"file": "a.bundle"},
+    "mace-foundation": {"models": ["small", "medium"]},
+    "external": {"members": [{"calculator": "a:b"}]},
     "level": {"functional": "pbe", "basis": "sto-3g"},
     "stretch": {"atoms": [0, 1], "to_length_ang": 2.0},
 }
-KINDS = {"ani", "mace", "toy", "pyscf", "xtb"}
+KINDS = {"ani", "bundle", "external", "mace", "mace-foundation", "toy", "pyscf", "xtb"}
 """Kinds of committee and reference."""
 
 SMALLEST = {"task": "md", "structure": {"molecule": "H2O"}}
@@ -113,7 +117,10 @@ def test_an_unknown_key_is_said_before_what_it_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"committee": {}}, "committee.kind must be one of ani, mace, toy; got {}."),
+        (
+            {"committee": {}},
+            "committee.kind must be one of ani, bundle, mace, mace-foundation, external, toy; got {}.",
+        ),
         ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, toy"),
         ({"committee": "ani"}, "committee: Input should be a valid dictionary"),
     ],
@@ -228,6 +235,21 @@ BAD_VALUES = [
     ("committee.mace.dtype", "float16"),
     ("committee.mace.device", "tpu"),
     ("committee.mace.level", "b3lyp"),
+    ("committee.bundle.file", 3),
+    ("committee.bundle.dtype", "float16"),
+    ("committee.bundle.device", "tpu"),
+    ("committee.mace-foundation.models", "small"),
+    ("committee.mace-foundation.family", "medium"),
+    ("committee.mace-foundation.trust", "hm"),
+    ("committee.mace-foundation.dtype", "float16"),
+    ("committee.mace-foundation.device", "tpu"),
+    ("committee.external.members", 2),
+    ("committee.external.members.0.calculator", 3),
+    ("committee.external.members.0.arguments", 3),
+    ("committee.external.members.0.python", 3),
+    ("committee.external.members.0.command", "program"),
+    ("committee.external.members.0.timeout_s", 0),
+    ("committee.external.level", "b3lyp"),
     ("committee.toy.members", 1),
     ("committee.toy.perturbation", -1),
     ("committee.toy.seed", -1),
@@ -246,16 +268,21 @@ BAD_VALUES = [
     ("reference.pyscf.level.project_net_force", "yes please"),
 ]
 
+
 @pytest.mark.parametrize(("place", "value"), BAD_VALUES, ids=lambda part: str(part)[:40])
 def test_a_bad_value_is_named_with_its_key_and_what_came(tmp_path, place, value):
     settings: dict[str, Any] = {"task": "md", "structure": {"molecule": "H2O"}}
     inner, *parts = settings, *place.split(".")
+    needed = copy.deepcopy(NEEDED)
     for part in parts[:-1]:
         if part in KINDS:
-            inner.update({"kind": part} | NEEDED.get(part, {}))
+            inner.update({"kind": part} | needed.get(part, {}))
+        elif part.isdigit():
+            inner = inner[int(part)]
         else:
             inner = inner.setdefault(part, {})
-            inner.update(NEEDED.get(part, {}))
+            if isinstance(inner, dict):
+                inner.update(needed.get(part, {}))
     inner[parts[-1]] = value
     text = message(tmp_path, **settings)
     key = ".".join(part for part in parts if part not in KINDS)
@@ -437,6 +464,10 @@ def leaves(text):
             inner = getattr(model, key.value)
             if isinstance(value, yaml.MappingNode):
                 yield from walk(value, inner)
+            if isinstance(value, yaml.SequenceNode):
+                for one, settings in zip(value.value, inner, strict=False):
+                    if isinstance(settings, BaseModel):
+                        yield from walk(one, settings)
             yield type(model), key.value, inner, "# example" in line
 
     yield from walk(yaml.compose(text), settings)
@@ -453,9 +484,10 @@ def test_every_value_in_the_file_is_the_default_unless_it_says_example():
     for text in every_option():
         for model, key, value, example in leaves(text):
             field = model.model_fields[key]
-            if isinstance(value, BaseModel) or example:
+            nested = isinstance(value, list) and isinstance(value[0], BaseModel)
+            if isinstance(value, BaseModel) or nested or example:
                 continue
-            if field.is_required() or value != field.get_default():
+            if field.is_required() or value != field.get_default(call_default_factory=True):
                 wrong.append(f"{model.__name__}.{key}: {value!r}")
     assert wrong == []
 

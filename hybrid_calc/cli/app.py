@@ -17,6 +17,9 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look into a store of validated frames.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
+committee_app = typer.Typer(help="Make and look into committee bundles.", no_args_is_help=True)
+app.add_typer(committee_app, name="committee")
+
 StorePath = Annotated[Path, typer.Argument(help="Store, NAME.h5.")]
 
 
@@ -105,9 +108,7 @@ def export(
             f"hybrid-calc: what is damaged in the store is left out ({len(store.damage)} places); "
             f"see hybrid-calc store verify {path}\n"
         )
-    console.print(
-        f"{frames} validated frames written to {target}", soft_wrap=True, markup=False
-    )
+    console.print(f"{frames} validated frames written to {target}", soft_wrap=True, markup=False)
     console.print(
         "train with: mace_run_train --train_file "
         f"{target} --energy_key REF_energy --forces_key REF_forces --E0s average --name NAME",
@@ -125,6 +126,59 @@ def compact(path: StorePath) -> None:
     store = open_existing(path)
     store.compact()
     sys.stdout.write(f"{store.path.name}: {len(store)} frames\n")
+
+
+@committee_app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="MACE .model files, at least two.")],
+    output: Annotated[Path, typer.Option(help="NAME.bundle to write.")],
+    level: Annotated[
+        str, typer.Option(help="Level of theory of the training data: a name or YAML keys.")
+    ],
+    trust: Annotated[
+        bool, typer.Option(help="The files are pickles, that is code: say that you trust them.")
+    ] = False,
+    training_set: Annotated[
+        Path | None, typer.Option(help="Training file, whose SHA-256 is recorded.")
+    ] = None,
+) -> None:
+    """Turn MACE .model files into one file of numbers."""
+    from hybrid_calc.committee.bundle import file_digest, import_files
+    from hybrid_calc.config import level_from_text
+    from hybrid_calc.report.committee import print_header
+
+    header = import_files(
+        files,
+        output,
+        trust=trust,
+        name=output.stem,
+        level=level_from_text(level),
+        training_digest="" if training_set is None else file_digest(training_set),
+    )
+    print_header(header)
+
+
+@committee_app.command("info")
+def committee_info(
+    path: Annotated[Path, typer.Argument(help="Committee bundle, NAME.bundle.")],
+) -> None:
+    """Say what a bundle holds and where it comes from."""
+    from hybrid_calc.committee.bundle import read_header
+    from hybrid_calc.report.committee import print_header
+
+    print_header(read_header(path))
+
+
+@committee_app.command("export")
+def committee_export(
+    path: Annotated[Path, typer.Argument(help="Committee bundle, NAME.bundle.")],
+    folder: Annotated[Path, typer.Argument(help="Where the .model files go.")],
+) -> None:
+    """Write the members as MACE .model files, for LAMMPS and others."""
+    from hybrid_calc.committee.bundle import export_files
+
+    for file in export_files(path, folder):
+        sys.stdout.write(f"{file}\n")
 
 
 def main() -> None:

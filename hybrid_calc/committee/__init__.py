@@ -1,0 +1,1 @@
+"""Potentials that answer together: ANI, MACE, any ASE calculators, a toy."""

@@ -116,6 +116,9 @@ class AniCommittee:
             refuse_outside(atoms, self._info)
         return [answer for group in _passes(frames) for answer in self._answer(group)]
 
+    def close(self) -> None:
+        """Do nothing; there is nothing to release."""
+
     def _answer(self, frames: Sequence[Atoms]) -> list[Prediction]:
         """Answer the frames of one pass without asking whether they are in the domain."""
         species = self._species[np.concatenate([atoms.numbers for atoms in frames])]

@@ -99,6 +99,13 @@ class MembersCommittee:
         """Answer several geometries, one after another."""
         return [self.predict(atoms) for atoms in frames]
 
+    def close(self) -> None:
+        """End the members that live in other processes; calling it again does nothing."""
+        for calc in self._calculators:
+            end = getattr(calc, "close", None)
+            if end is not None:
+                end()
+
     def _forget_another_charge(self, atoms: Atoms) -> None:
         """Empty the members' caches where charge or spin changed: ASE's do not look at ``info``."""
         now = (charge_of(atoms), multiplicity_of(atoms))

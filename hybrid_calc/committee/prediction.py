@@ -154,3 +154,6 @@ class Committee(Protocol):
 
     def predict_many(self, frames: Sequence[Atoms]) -> list[Prediction]:
         """Answer several geometries, in one pass where the members allow it."""
+
+    def close(self) -> None:
+        """Release processes and files; calling it again does nothing."""

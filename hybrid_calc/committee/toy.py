@@ -145,3 +145,6 @@ class ToyCommittee:
     def predict_many(self, frames: Sequence[Atoms]) -> list[Prediction]:
         """Answer several geometries, one after another."""
         return [self.predict(atoms) for atoms in frames]
+
+    def close(self) -> None:
+        """Do nothing; there is nothing to release."""

@@ -186,7 +186,8 @@ def relax_band(
     for climb in (False, True):
         band.climb = climb
         target = settings.fmax_ev_per_ang if climb else settings.rough_fmax_ev_per_ang
-        optimiser = BFGS(band, logfile=None, maxstep=settings.max_step_ang)
+        # ASE's optimisers take bands too; its annotation says Atoms only.
+        optimiser = BFGS(band, logfile=None, maxstep=settings.max_step_ang)  # type: ignore[arg-type]
         for reached in optimiser.irun(fmax=target, steps=left):
             converged = bool(reached)
             unsure = _unsure_image(band, max_std) if optimiser.nsteps % CHECK == CHECK - 1 else None

@@ -29,7 +29,7 @@ def training_frame(record: Record) -> Atoms:
     atoms = record.atoms()
     atoms.info = {
         "REF_energy": record.label.energy,
-        "config_type": str(record.meta.get("regime", "unknown")).split()[0],
+        "config_type": str(record.meta.get("regime") or "unknown").split()[0],
         "total_charge": record.charge,
         "total_spin": record.multiplicity,
         "level": record.level.hash,

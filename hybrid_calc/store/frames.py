@@ -176,6 +176,8 @@ class FrameStore:
         """
         self._journal.close()
         with FileLock(self.path.with_name(self.path.name + ".lock"), COMPACTION_TIMEOUT_S):
+            for left in self.path.parent.glob(f"{self.path.name}.*.tmp"):
+                left.unlink(missing_ok=True)  # of a compactor that was killed
             locks = {path: take_over(path) for path in self._journals()}
             finished = [path for path, lock in locks.items() if lock is not None]
             try:
@@ -200,7 +202,7 @@ class FrameStore:
             )
         write_hdf5(self.path, content.records)
         for path in finished:
-            if read_journal(path).damage:
+            if any(sentence.startswith(f"{path.name}:") for sentence in content.journal_damage):
                 path.rename(path.with_suffix(".damaged"))
             else:
                 path.unlink(missing_ok=True)

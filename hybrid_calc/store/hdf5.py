@@ -54,16 +54,13 @@ def write_hdf5(path: Path, records: Sequence[Record]) -> None:
     """
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
-        with h5py.File(temporary, "w") as file:
-            _fill(file, records)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with temporary.open("wb") as file:
+            file.write(_image(str(temporary), records))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError for a full disk on close
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(
             f"{path} could not be rewritten: {error}. The frames are safe in its journal; "
@@ -115,6 +112,18 @@ def check_format(path: Path) -> None:
             f"{path} has schema {schema}; this version reads schema {SCHEMA}. "
             "Install the version of hybrid_calc that wrote it."
         )
+
+
+def _image(name: str, records: Sequence[Record]) -> bytes:
+    """Return the bytes of a file with these records.
+
+    Made in memory: HDF5 takes the process down with it when the disk is full.
+    Names tell images that are open at the same time apart.
+    """
+    with h5py.File(name, "w", driver="core", backing_store=False) as file:
+        _fill(file, records)
+        file.flush()
+        return bytes(file.id.get_file_image())
 
 
 def _fill(file: h5py.File, records: Sequence[Record]) -> None:

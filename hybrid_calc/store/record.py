@@ -126,12 +126,7 @@ class Record:
 
         Whole numbers are 64-bit, ``pbc`` bytes, everything else float64.
         """
-        parts: dict[str, NDArray[Any] | None] = {
-            "numbers": self.numbers.astype(np.int64),
-            "positions": self.positions,
-            "cell": self.cell,
-            "pbc": self.pbc.astype(np.uint8),
-        }
+        parts: dict[str, NDArray[Any] | None] = {"positions": self.positions, "cell": self.cell}
         if self.label is not None:
             parts["forces"] = self.label.forces
             parts["stress"] = self.label.stress
@@ -139,7 +134,14 @@ class Record:
             parts["member_energies"] = self.prediction.energies
             parts["member_forces"] = self.prediction.forces
             parts["member_stress"] = self.prediction.stress
-        return {name: np.ascontiguousarray(a) for name, a in parts.items() if a is not None}
+        arrays: dict[str, NDArray[Any]] = {
+            "numbers": self.numbers.astype(np.int64),
+            "pbc": self.pbc.astype(np.uint8),
+        }
+        for name, part in parts.items():
+            if part is not None:
+                arrays[name] = np.ascontiguousarray(part, dtype=np.float64)
+        return arrays
 
     def header(self) -> dict[str, Any]:
         """Return everything that is not an array, JSON-able."""

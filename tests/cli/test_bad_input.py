@@ -27,12 +27,11 @@ FILES = {
     "dummy.xyz": "2\n\nX 0 0 0\nH 0 0 1\n",
     "nan.xyz": "2\n\nH 0 0 nan\nH 0 0 1\n",
     "flat.xyz": '2\nLattice="1 0 0 0 1 0 0 0 0" pbc="T T T"\nH 0 0 0\nH 0 0 1\n',
-    "half-charge.xyz": '2\ncharge=0.5\nH 0 0 0\nH 0 0 1\n',
+    "half-charge.xyz": "2\ncharge=0.5\nH 0 0 0\nH 0 0 1\n",
     "water.xyz": "3\n\nO 0 0 0.1\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n",
     "turned.xyz": "3\n\nH 0 0.76 -0.48\nO 0 0 0.1\nH 0 -0.76 -0.48\n",
     "box.xyz": (
-        '3\nLattice="9 0 0 0 9 0 0 0 9" pbc="T T T"\n'
-        "O 0 0 0.2\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n"
+        '3\nLattice="9 0 0 0 9 0 0 0 9" pbc="T T T"\nO 0 0 0.2\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n'
     ),
     "note.h5": "not a store\n",
     "full": "a file where a folder is needed\n",
@@ -204,9 +203,7 @@ def assert_refused(ended, words):
 
 
 @pytest.mark.parametrize("case", SETTINGS)
-def test_bad_settings_and_structures_are_one_line_and_exit_code_2(
-    jobs, here, monkeypatch, case
-):
+def test_bad_settings_and_structures_are_one_line_and_exit_code_2(jobs, here, monkeypatch, case):
     monkeypatch.setattr(PySCFReference, "label", None)  # whoever computes fails
     settings, words = SETTINGS[case]
     if settings.get("store") == "toy.h5":

@@ -192,9 +192,7 @@ def test_a_spent_budget_exits_with_4_and_a_larger_one_goes_on(jobs, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["md", "relax", "neb"])
-def test_a_budget_of_nothing_stops_before_the_first_answer_and_can_be_resumed(
-    jobs, tmp_path, task
-):
+def test_a_budget_of_nothing_stops_before_the_first_answer_and_can_be_resumed(jobs, tmp_path, task):
     output = tmp_path / "run"
     settings = {
         "task": task,
@@ -319,9 +317,7 @@ def test_a_signal_from_outside_ends_the_process_cleanly(jobs, tmp_path, number):
     assert summary_of(output)["steps"] == steps + 3
 
 
-def test_a_second_signal_ends_at_once_and_what_was_validated_is_there(
-    jobs, tmp_path, monkeypatch
-):
+def test_a_second_signal_ends_at_once_and_what_was_validated_is_there(jobs, tmp_path, monkeypatch):
     label = ToyReference.label
 
     def impatient(self, atoms):
@@ -340,9 +336,7 @@ def test_a_second_signal_ends_at_once_and_what_was_validated_is_there(
     assert jobs.run(output, "--resume", md={"steps": 8}).code == 0
 
 
-def test_a_relaxation_stopped_by_a_signal_goes_on_with_the_next_geometry(
-    jobs, tmp_path, at_call
-):
+def test_a_relaxation_stopped_by_a_signal_goes_on_with_the_next_geometry(jobs, tmp_path, at_call):
     output = tmp_path / "run"
     settings = {"task": "relax", "relax": {"fmax_ev_per_ang": 0.001, "optimizer": "FIRE"}}
     at_call(4, lambda: signal.raise_signal(signal.SIGTERM))
@@ -386,9 +380,7 @@ def test_ends_that_do_not_relax_are_said_and_resumed(jobs, tmp_path):
     assert summary_of(output)["steps"] > 0
 
 
-def test_charge_and_multiplicity_of_the_start_hold_for_the_whole_band(
-    jobs, tmp_path, monkeypatch
-):
+def test_charge_and_multiplicity_of_the_start_hold_for_the_whole_band(jobs, tmp_path, monkeypatch):
     seen = set()
     original = ToyReference.label
 

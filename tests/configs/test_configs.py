@@ -67,9 +67,7 @@ def test_an_optimisation_with_the_default_pair_converges(run):
 
 
 def test_a_band_of_three_real_atoms_climbs_from_end_to_end(run, tmp_path):
-    summary = run(
-        "neb.yaml", "neb.images=3", "neb.relax_ends=false", "neb.steps=1", code=3
-    )
+    summary = run("neb.yaml", "neb.images=3", "neb.relax_ends=false", "neb.steps=1", code=3)
     # two minima of GFN2-xTB, 0.7 eV apart in DFT (0.65 eV in experiment-based work)
     assert 0.3 < summary["reaction_energy_ev"] < 1.1
     assert summary["barrier_ev"] > 1.0

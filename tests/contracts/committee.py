@@ -310,3 +310,7 @@ class CommitteeContract:
             np.testing.assert_allclose(
                 answer.stress[:, column], slope, rtol=0, atol=self.slope_tolerance
             )
+
+    def test_it_can_be_closed_twice(self, committee):
+        committee.close()
+        committee.close()

@@ -1,0 +1,475 @@
+"""A committee as one file of numbers and JSON: ``NAME.bundle``.
+
+A safetensors file: the members' weights stacked, and a header that says how
+the networks are built (from an allow-list of MACE's classes), what they were
+trained on, at which level of theory, and what they are validated for.  Loading
+one runs no code from the file.  ``.model`` files, which are pickles, are
+imported once, by someone who vouches for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from hybrid_calc.errors import BundleError, CommitteeError
+from hybrid_calc.reference.level import LevelOfTheory
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hybrid_calc.committee.mace import MaceCommittee
+
+FORMAT = "hybrid_calc committee"
+SCHEMA = 1
+CLASSES = ("ScaleShiftMACE",)
+INTERACTIONS = (
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+)
+READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
+GATES = ("silu", "tanh", "sigmoid", "relu")
+IRREPS = ("hidden_irreps", "edge_irreps", "MLP_irreps")
+ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
+PLAIN = (
+    "r_max", "num_bessel", "num_polynomial_cutoff", "max_ell", "num_interactions", "num_elements",
+    "use_reduced_cg", "use_so3", "use_edge_irreps_first", "use_agnostic_product",
+    "use_last_readout_only", "use_embedding_readout", "avg_num_neighbors", "correlation",
+    "radial_type", "apply_cutoff", "radial_MLP", "pair_repulsion", "distance_transform", "heads",
+)  # fmt: skip
+PROBE_TOLERANCE = 1e-9
+"""Largest force difference between a file's networks and the bundle's, eV/A."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleHeader:
+    """What a bundle says about itself.
+
+    Attributes
+    ----------
+    name
+        Short name for people.
+    members
+        Number of networks M.
+    architecture
+        Class of the networks and what its constructor takes, JSON-able; what
+        differs from member to member (energies, scales) stands in `varying`.
+    varying
+        Per member, the arguments that differ.
+    level
+        Level of theory of the training data, or None.
+    training_digest
+        Hash of the training set, empty where nobody knows.
+    sources
+        File name to SHA-256 of the ``.model`` files it was imported from.
+    scope
+        What the committee is validated for (a scope card), or None.
+    created
+        ISO date and time.
+    """
+
+    name: str
+    members: int
+    architecture: Mapping[str, Any]
+    varying: Sequence[Mapping[str, Any]]
+    level: LevelOfTheory | None = None
+    training_digest: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    scope: Mapping[str, Any] | None = None
+    created: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        data = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        return data | {"level": None if self.level is None else self.level.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BundleHeader:
+        """Rebuild a header from `to_dict`."""
+        level = data["level"]
+        return cls(**{**data, "level": None if level is None else LevelOfTheory.from_dict(level)})
+
+
+def write_bundle(
+    path: Path,
+    models: Sequence[nn.Module],
+    *,
+    name: str,
+    level: LevelOfTheory | None = None,
+    training_digest: str = "",
+    sources: Mapping[str, str] | None = None,
+    scope: Mapping[str, Any] | None = None,
+) -> BundleHeader:
+    """Write networks of one architecture as a bundle.
+
+    Parameters
+    ----------
+    path
+        ``NAME.bundle``; replaced whole where it is there.
+    models
+        MACE networks, at least two.
+    name, level, training_digest, sources, scope
+        As in `BundleHeader`.
+
+    Raises
+    ------
+    CommitteeError
+        A network of a kind that cannot be written as data, or networks that differ in kind.
+    BundleError
+        The file cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    architectures = [_describe(model) for model in models]
+    common, varying = _split(architectures)
+    header = BundleHeader(
+        name=name,
+        members=len(models),
+        architecture=common,
+        varying=varying,
+        level=level,
+        training_digest=training_digest,
+        sources=dict(sources or {}),
+        scope=scope,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    states = [model.state_dict() for model in models]
+    tensors = {
+        key: torch.stack([state[key].detach().cpu() for state in states]).contiguous()
+        for key in sorted(states[0])
+        if states[0][key].numel()
+    }
+    text = json.dumps(header.to_dict(), sort_keys=True)
+    metadata = {
+        "format": FORMAT,
+        "schema": str(SCHEMA),
+        "header": text,
+        "digest": _digest(text, tensors),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise BundleError(f"{path} could not be written: {error}.") from error
+    return header
+
+
+def import_files(
+    paths: str | Path | Sequence[str | Path],
+    target: Path,
+    *,
+    trust: bool,
+    name: str,
+    level: LevelOfTheory | None = None,
+    training_digest: str = "",
+) -> BundleHeader:
+    """Turn trusted ``.model`` files into a bundle that gives the same numbers.
+
+    Parameters
+    ----------
+    paths
+        Files or a pattern, at least two networks of one architecture.
+    target
+        ``NAME.bundle`` to write.
+    trust
+        True where you vouch for the files; their SHA-256 are recorded.
+    name, level, training_digest
+        As in `BundleHeader`.
+
+    Raises
+    ------
+    UntrustedFileError, CommitteeError
+        As `MaceCommittee.from_files`.
+    BundleError
+        The bundle's networks do not answer as the files' do.
+    """
+    from hybrid_calc.committee.mace import MaceCommittee, probe_frames
+    from hybrid_calc.committee.mace_files import read_models, untouched
+
+    models, digests = read_models(paths, trust=trust)
+    original = MaceCommittee(models)
+    with untouched():
+        header = write_bundle(
+            target,
+            models,
+            name=name,
+            level=level,
+            training_digest=training_digest,
+            sources={Path(file).name: digest for file, digest in digests.items()},
+        )
+    frames = probe_frames(sorted(original.info.domain.elements or ()), original.info.cutoff or 5.0)
+    rebuilt = load_committee(target)
+    for before, after in zip(
+        original.predict_many(frames), rebuilt.predict_many(frames), strict=True
+    ):
+        wrong = float(abs(before.forces - after.forces).max())
+        if not wrong < PROBE_TOLERANCE * max(1.0, float(abs(before.forces).max())):
+            target.unlink()
+            raise BundleError(
+                f"the bundle's forces differ from the files' by {wrong:.1e} eV/A; "
+                "use the files with committee.kind: mace instead."
+            )
+    return header
+
+
+def load_committee(path: Path, *, dtype: str = "float64", device: str = "cpu") -> MaceCommittee:
+    """Return the committee of a bundle; no code from the file runs.
+
+    Parameters
+    ----------
+    path
+        ``NAME.bundle``.
+    dtype
+        ``float64``, or ``float32``, which is enough for molecular dynamics.
+    device
+        ``cpu``, or ``cuda`` where there is one.
+
+    Raises
+    ------
+    BundleError
+        As `read_bundle`.
+    """
+    from hybrid_calc.committee.mace import MaceCommittee
+    from hybrid_calc.committee.mace_files import import_mace, untouched
+
+    with untouched():
+        import_mace()
+        header, models = read_bundle(path)
+    return MaceCommittee(
+        models,
+        name=header.name,
+        dtype=dtype,
+        device=device,
+        level=header.level,
+        source=f"{path.name}, imported {header.created}",
+    )
+
+
+def export_files(path: Path, folder: Path) -> list[Path]:
+    """Write each member as a ``.model`` file for other programs; return the files.
+
+    Raises
+    ------
+    BundleError
+        As `read_bundle`, or the folder cannot be written.
+    """
+    import torch
+
+    from hybrid_calc.committee.mace_files import import_mace, untouched
+
+    with untouched():
+        import_mace()
+        header, models = read_bundle(path)
+        files = [folder / f"{header.name}_{number}.model" for number in range(len(models))]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for model, file in zip(models, files, strict=True):
+                torch.save(model, file)
+        except OSError as error:
+            raise BundleError(f"{folder} cannot be written: {error}.") from error
+    return files
+
+
+def read_header(path: Path) -> BundleHeader:
+    """Return what a bundle says about itself, without its weights.
+
+    Raises
+    ------
+    BundleError
+        Not a bundle, or of a schema not known.
+    """
+    return _parse(path, _metadata(path))
+
+
+def read_bundle(path: Path) -> tuple[BundleHeader, list[nn.Module]]:
+    """Return header and networks of a bundle.
+
+    Raises
+    ------
+    BundleError
+        Not a bundle, of a schema not known, or changed since it was written.
+    """
+    from safetensors.torch import load_file
+
+    metadata = _metadata(path)
+    header = _parse(path, metadata)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path} cannot be read: {error}.") from error
+    if _digest(metadata["header"], tensors) != metadata.get("digest"):
+        raise BundleError(
+            f"{path} is not what was written: its digest differs. Import the committee again "
+            "from its .model files, or fetch the bundle again."
+        )
+    models = [
+        _build({**header.architecture, **header.varying[member]}, tensors, member, path)
+        for member in range(header.members)
+    ]
+    return header, models
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits.
+
+    Raises
+    ------
+    BundleError
+        It cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f"{path} cannot be read as a committee bundle: {error}. "
+            "Make one with: hybrid-calc committee import."
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise BundleError(f"{path} is a safetensors file but not a {FORMAT}.")
+    if metadata.get("schema") != str(SCHEMA):
+        raise BundleError(
+            f"{path} has schema {metadata.get('schema')}; this version reads schema {SCHEMA}."
+        )
+    return metadata
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> BundleHeader:
+    try:
+        return BundleHeader.from_dict(json.loads(metadata["header"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"the header of {path} cannot be read: {error}.") from error
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the hash of header and weights, 64 hex digits."""
+    digest = hashlib.sha256(header.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """Return how a network is built, as data.
+
+    Raises
+    ------
+    CommitteeError
+        It has something that is not on the allow-list.
+    """
+    from mace.tools.scripts_utils import extract_config_mace_model
+
+    kind = type(model).__name__
+    if kind not in CLASSES:
+        raise CommitteeError(
+            f"a {kind} cannot be written as a bundle; known are {', '.join(CLASSES)}."
+        )
+    config = extract_config_mace_model(model)
+    data: dict[str, Any] = {key: config[key] for key in PLAIN}
+    data |= {key: None if config[key] is None else str(config[key]) for key in IRREPS}
+    data |= {key: _numbers(config[key]) for key in ARRAYS}
+    data["gate"] = None if config["gate"] is None else config["gate"].__name__
+    for key in ("interaction_cls", "interaction_cls_first", "readout_cls"):
+        data[key] = config[key].__name__
+    if config["cueq_config"] is not None or config["embedding_specs"]:
+        raise CommitteeError("accelerated or embedded networks cannot be written as a bundle.")
+    data["class"] = kind
+    _check_allowed(data, CommitteeError)
+    return data
+
+
+def _numbers(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _check_allowed(data: Mapping[str, Any], error: type[Exception]) -> None:
+    """Refuse names that are not on the allow-lists."""
+    for key, allowed in (
+        ("class", CLASSES),
+        ("interaction_cls", INTERACTIONS),
+        ("interaction_cls_first", INTERACTIONS),
+        ("readout_cls", READOUTS),
+        ("gate", (None, *GATES)),
+    ):
+        if data.get(key) not in allowed:
+            raise error(f"{key} {data.get(key)!r} is not one of {', '.join(map(str, allowed))}.")
+
+
+def _split(
+    architectures: Sequence[dict[str, Any]],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what all members share, and per member what differs."""
+    own = (*ARRAYS, "avg_num_neighbors")
+    common = {key: value for key, value in architectures[0].items() if key not in own}
+    for number, found in enumerate(architectures):
+        odd = [key for key, value in common.items() if found[key] != value]
+        if odd:
+            raise CommitteeError(
+                f"member {number} differs from member 0 in {', '.join(odd)}; a bundle holds "
+                "networks of one architecture."
+            )
+    return common, [{key: found[key] for key in own} for found in architectures]
+
+
+def _build(
+    data: Mapping[str, Any], tensors: Mapping[str, Tensor], member: int, path: Path
+) -> nn.Module:
+    """Build one network from the allow-list and give it its weights."""
+    import torch
+    from e3nn import o3
+    from mace import modules
+
+    _check_allowed(data, BundleError)
+    arguments = {key: data[key] for key in PLAIN}
+    arguments |= {key: None if data[key] is None else o3.Irreps(data[key]) for key in IRREPS}
+    arguments |= {key: _array(data[key]) for key in ARRAYS}
+    arguments["gate"] = None if data["gate"] is None else getattr(torch.nn.functional, data["gate"])
+    for key in ("interaction_cls", "interaction_cls_first", "readout_cls"):
+        arguments[key] = getattr(modules.blocks, data[key])
+    state = {key: value[member] for key, value in tensors.items()}
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(next(t.dtype for t in state.values() if t.is_floating_point()))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about the TorchScript in e3nn
+            model: nn.Module = getattr(modules, data["class"])(**arguments)
+    finally:
+        torch.set_default_dtype(before)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    lost = [key for key in missing if key in dict(model.named_parameters())]
+    lost += list(unexpected)
+    if any(dict(model.named_parameters()).get(key, torch.ones(1)).numel() for key in lost):
+        raise BundleError(
+            f"{path}: weights do not fit the architecture ({', '.join(lost[:3])}, ...); "
+            "this version of mace-torch builds it differently from the one it was written with."
+        )
+    return model
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    return np.array(value)
