@@ -58,8 +58,8 @@ def main() -> None:
         figures |= stacked_mace(name, atoms, rounds=3 if options.quick else 5)
     if not options.quick:
         figures |= more_members()
-    figures |= memory("small", 200) if options.quick else memory("production", 200)
-    figures |= ani(rounds=5 if options.quick else 15)
+    figures |= memory("small", 60) if options.quick else memory("production", 200)
+    figures |= ani(rounds=3 if options.quick else 15)
     for figure in [name for name in figures if name.endswith("_small")]:
         figures[figure.removesuffix("_small")] = figures[figure]
     bench.report(figures, targets(figures), options.json)

@@ -18,12 +18,12 @@ from ase.build import molecule
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import BFGS
+from committee_only import CommitteeOnly
 
 from hybrid_calc import AniCommittee, FlagLimits
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coverage import fingerprint, fingerprint_distance
 from hybrid_calc.flags.monitor import Monitor
-from committee_only import CommitteeOnly
 
 MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
 FLAGS = ("close_contact", "bond_breaking", "bond_forming", "fragments", "step_displacement")

@@ -119,7 +119,8 @@ def test_an_unknown_key_is_said_before_what_it_left_out(tmp_path):
     [
         (
             {"committee": {}},
-            "committee.kind must be one of ani, bundle, mace, mace-foundation, external, toy; got {}.",
+            "committee.kind must be one of ani, bundle, mace, mace-foundation, "
+            "external, toy; got {}.",
         ),
         ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, toy"),
         ({"committee": "ani"}, "committee: Input should be a valid dictionary"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from ase.geometry import find_mic
+from ase.geometry import find_mic, minkowski_reduce
 from numpy.typing import NDArray
 
 from hybrid_calc.flags.report import Flag, Severity
@@ -81,6 +81,27 @@ def close_contacts(distances: NDArray[np.float64], pairs: Pairs, ratio: float) -
             severity=Severity.HARD,
             atoms=atoms_of(clashing[np.argsort(relative[clashing])], pairs),
             value=float(relative[clashing].min()),
+            limit=ratio,
+        ),
+    )
+
+
+def own_image_contacts(atoms: Atoms, ratio: float) -> tuple[Flag, ...]:
+    """Flag atoms closer than `ratio` times twice their covalent radius to their own image."""
+    if not atoms.pbc.any():
+        return ()
+    reduced = np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])
+    shortest = float(np.linalg.norm(reduced[atoms.pbc], axis=1).min())
+    relative = shortest / (2 * covalent_radii[atoms.numbers])
+    clashing = np.flatnonzero(relative < ratio)
+    if len(clashing) == 0:
+        return ()
+    return (
+        Flag(
+            name="close_contact",
+            severity=Severity.HARD,
+            atoms=tuple(clashing[np.argsort(relative[clashing])].tolist()),
+            value=float(relative.min()),
             limit=ratio,
         ),
     )

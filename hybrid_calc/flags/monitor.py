@@ -14,7 +14,13 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import CommitteeInfo
-from hybrid_calc.flags.contacts import Pairs, close_contacts, pair_distances, pairs_of
+from hybrid_calc.flags.contacts import (
+    Pairs,
+    close_contacts,
+    own_image_contacts,
+    pair_distances,
+    pairs_of,
+)
 from hybrid_calc.flags.coverage import domain_flags, fingerprint
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import Flag, FlagReport
@@ -92,6 +98,7 @@ class Monitor:
         distances = pair_distances(atoms, self._pairs)
         flags = list(self._domain(atoms))
         flags += close_contacts(distances, self._pairs, limits.close_contact_ratio)
+        flags += own_image_contacts(atoms, limits.close_contact_ratio)
         mean_temperature = None
         moving = in_dynamics(atoms)
         if moving:

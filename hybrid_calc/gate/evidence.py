@@ -30,7 +30,8 @@ class Trust:
         Validated frames nearby that answered within tolerance, since the last
         one that did not.
     nearest
-        Fingerprint distance of the nearest validated frame; infinite where there is none.
+        Fingerprint distance of the nearest frame looked at, newest first until
+        enough were near; infinite where there is none.
     worst_error
         Largest force error of those neighbours, eV/A.
     """

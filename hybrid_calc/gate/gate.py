@@ -200,7 +200,7 @@ class Gate:
         raise BudgetExhausted(
             f"the budget of {self.budget.total} reference calls is spent and this geometry needs "
             f"one ({why}). Resume with a larger gate.budget"
-            + ("." if hard else ", or set gate.when_budget_ends: continue.")
+            + ("." if hard or wanted else ", or set gate.when_budget_ends: continue.")
         )
 
     def _watch_tolerance(self, score: float) -> None:

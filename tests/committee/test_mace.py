@@ -241,7 +241,8 @@ def test_threads_get_the_answers_one_thread_gets(committee):
         assert np.array_equal(found[number].forces, answer.forces)
 
 
-def test_torch_is_left_as_it_was(members, committee):
+def test_torch_is_left_as_it_was(committee):
+    members = random_members(2)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     environment, enabled = os.environ.get(variable), torch.is_grad_enabled()

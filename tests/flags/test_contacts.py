@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from hybrid_calc.flags.contacts import close_contacts, pair_distances, pairs_of
+from hybrid_calc.flags.contacts import close_contacts, own_image_contacts, pair_distances, pairs_of
 from hybrid_calc.flags.report import Severity
 
 
@@ -77,3 +77,17 @@ def test_the_nearest_image_of_a_slanted_cell_is_found():
     atoms = Atoms("H2", [[0, 0, 0], [-0.1, 1.0, 0.3]], cell=[[4, 0, 0], [3.9, 1, 0], [0, 0, 9]])
     atoms.pbc = True
     assert pair_distances(atoms, pairs_of(atoms.numbers)) == pytest.approx([0.3])
+
+
+def test_an_atom_too_close_to_its_own_image_clashes():
+    tight = Atoms("Cu", cell=[1.0, 9.0, 9.0], pbc=True)
+    (flag,) = own_image_contacts(tight, 0.65)
+    assert (flag.name, flag.atoms) == ("close_contact", (0,))
+    assert flag.value == pytest.approx(1.0 / (2 * 1.32))  # Cordero's radius of copper
+    tight.pbc = [False, True, True]
+    assert own_image_contacts(tight, 0.65) == ()
+
+
+def test_an_image_along_a_diagonal_of_a_skewed_cell_is_seen():
+    skewed = Atoms("Cu", cell=[[5.0, 0, 0], [4.5, 0.8, 0], [0, 0, 5.0]], pbc=True)
+    assert own_image_contacts(skewed, 0.65)

@@ -263,8 +263,8 @@ def test_flipped_bit_never_gives_a_wrong_frame_or_loses_one_in_silence(path):
 
 
 @pytest.mark.slow
-def test_twenty_thousand_flipped_bits_never_give_a_wrong_frame(path):
-    assert flips_are_never_silent(path, 20_000) > 2_000
+def test_five_thousand_flipped_bits_never_give_a_wrong_frame(path):
+    assert flips_are_never_silent(path, 5_000) > 500
 
 
 def test_file_can_be_read_by_whoever_may_read_the_folder(path):
