@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -27,6 +27,7 @@ from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import PredictionFailed, ReferenceFailed
+from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
@@ -321,6 +322,7 @@ class Engine:
         self.run = uuid.uuid4().hex[:12]
         self._alignments: dict[str, Alignment] = {}
         self._steps: OrderedDict[tuple[bytes, ...], Step] = OrderedDict()
+        self._ahead: dict[tuple[bytes, ...], Prediction] = {}
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
@@ -364,6 +366,34 @@ class Engine:
             if self.on_step is not None:
                 self.on_step(step)
             return step
+
+    def prefetch(self, frames: Sequence[Atoms]) -> None:
+        """Let the committee predict several geometries in one pass, to be asked for next.
+
+        Nothing is decided or recorded yet.  Geometries answered before, or
+        outside the committee's domain, are left out; where a member fails on one
+        of them nothing is kept, and each is predicted on its own when it is asked for.
+
+        Parameters
+        ----------
+        frames
+            The images of a band, say.
+        """
+        with self._lock:
+            start = time.perf_counter()
+            self._ahead.clear()
+            wanted: dict[tuple[bytes, ...], Atoms] = {}
+            for atoms in frames:
+                check_structure(atoms)
+                key = geometry_bytes(atoms)
+                if key not in self._steps and not domain_flags(atoms, self.committee.info):
+                    wanted[key] = atoms
+            try:
+                predictions = self.committee.predict_many(list(wanted.values()))
+            except PredictionFailed:
+                return
+            self._ahead.update(zip(wanted, predictions, strict=True))
+            self.tally.seconds.update({"committee": time.perf_counter() - start})
 
     def close(self) -> None:
         """Release committee and reference and bring the store's file up to date."""
@@ -419,7 +449,7 @@ class Engine:
         with _timed(seconds, "flags"):
             survey = trajectory.survey(atoms, key)
         with _timed(seconds, "committee"):
-            prediction, survey = self._predict(atoms, survey)
+            prediction, survey = self._predict(atoms, key, survey)
         with _timed(seconds, "gate"):
             regime = classify(composition_of(atoms), survey.report, self.limits)
             wanted = wanted or self._unaligned(atoms, prediction)
@@ -444,12 +474,17 @@ class Engine:
         self._count(step)
         return step
 
-    def _predict(self, atoms: Atoms, survey: Survey) -> tuple[Prediction | None, Survey]:
+    def _predict(
+        self, atoms: Atoms, key: tuple[bytes, ...], survey: Survey
+    ) -> tuple[Prediction | None, Survey]:
         """Ask the committee where it may be asked; a failure becomes a flag."""
         if any(not flag.trustable for flag in survey.report.flags):
             if self.gate.settings.outside_domain == "refuse":
                 refuse_outside(atoms, self.committee.info)
             return None, survey
+        ahead = self._ahead.pop(key, None)
+        if ahead is not None:
+            return ahead, survey
         try:
             return self.committee.predict(atoms), survey
         except PredictionFailed:

@@ -648,3 +648,54 @@ def test_two_energies_apart_by_a_bond_are_the_physics_the_engine_was_given():
     atoms.calc, far.calc = EMT(), EMT()
     want = far.get_potential_energy() - atoms.get_potential_energy()
     assert far_step.energy - near_step.energy == pytest.approx(want, abs=1e-12)
+
+
+# a band in one pass
+
+
+class Counting(ToyCommittee):
+    """Counts passes and the frames in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def predict(self, atoms):
+        self.passes.append(1)
+        return super().predict(atoms)
+
+    def predict_many(self, frames):
+        self.passes.append(len(frames))
+        return [super(Counting, self).predict(atoms) for atoms in frames]
+
+
+def test_geometries_predicted_ahead_are_not_predicted_again_and_answer_the_same():
+    frames = [pair(0.7 + 0.01 * number) for number in range(5)]
+    alone = walk(engine(committee=ToyCommittee()), *frames)
+    counting = Counting()
+    run = engine(committee=counting)
+    run.prefetch(frames)
+    together = walk(run, *frames)
+    assert counting.passes == [5]
+    assert [step.energy for step in together] == [step.energy for step in alone]
+    assert run.tally.geometries == 5
+    run.prefetch(frames)
+    assert counting.passes == [5, 0]
+
+
+def test_a_geometry_outside_the_domain_is_not_predicted_ahead():
+    committee = ToyCommittee(elements=frozenset({8}))
+    run = engine(committee=committee)
+    run.prefetch([pair(0.7)])
+    (step,) = walk(run, pair(0.7))
+    assert step.prediction is None
+    assert step.source is Source.REFERENCE
+
+
+def test_a_member_that_fails_ahead_is_asked_geometry_by_geometry():
+    broken = pair(0.70)
+    run = engine(committee=Failing(lambda atoms: bool(atoms == broken)))
+    run.prefetch([broken, pair(0.72)])
+    first, second = walk(run, broken, pair(0.72))
+    assert first.prediction is None
+    assert second.prediction is not None

@@ -12,9 +12,11 @@ import ase.optimize
 import numpy as np
 from ase import Atoms
 from ase.mep import NEB
+from numpy.typing import NDArray
 
 from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed, last_step
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.engine import Engine
 from hybrid_calc.errors import BudgetExhausted, InputError
 from hybrid_calc.geometry import charge_of, multiplicity_of
 
@@ -46,6 +48,27 @@ def run_neb(first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> Outco
     """
     _check_ends(first, last)
     return _Run(first, last, settings, job).run()
+
+
+class BatchedNEB(NEB):
+    """ASE's band, whose images the committee predicts in one pass.
+
+    Parameters
+    ----------
+    engine
+        Behind the images' calculators.
+    images, settings
+        As for ASE's NEB.
+    """
+
+    def __init__(self, engine: Engine, images: list[Atoms], **settings: Any) -> None:
+        super().__init__(images, **settings)
+        self._engine = engine
+
+    def get_forces(self) -> NDArray[np.float64]:
+        """Return the band's forces, eV/A, shape (interior images x N, 3)."""
+        self._engine.prefetch(self.images)
+        return np.asarray(super().get_forces())
 
 
 class _Run:
@@ -104,7 +127,8 @@ class _Run:
 
     def _optimise(self) -> tuple[Ending, str]:
         settings = self.settings
-        band = NEB(
+        band = BatchedNEB(
+            self.job.calculator.engine,
             self.images,
             k=settings.spring_ev_per_ang,
             climb=settings.climb,
