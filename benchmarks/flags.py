@@ -22,7 +22,11 @@ from committee_only import CommitteeOnly
 
 from hybrid_calc import AniCommittee, FlagLimits
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
-from hybrid_calc.flags.coverage import fingerprint, fingerprint_distance
+from hybrid_calc.flags.coverage import (
+    fingerprint,
+    fingerprint_columns,
+    fingerprint_distance,
+)
 from hybrid_calc.flags.monitor import Monitor
 
 MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
@@ -99,7 +103,7 @@ def _stretch(atoms, prints) -> list[float]:
         heavy, light = (i, j) if atoms.numbers[j] == 1 else (j, i)
         pulled = atoms.copy()
         pulled.set_distance(heavy, light, 1.25 * lengths[pair], fix=0)
-        mark = fingerprint(pair_distances(pulled, pairs), pairs)
+        mark = fingerprint(pair_distances(pulled, pairs), pairs, fingerprint_columns(pairs))
         result.append(float(fingerprint_distance(mark, np.array(prints), slice(None)).min()))
     return result
 

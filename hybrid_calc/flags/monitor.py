@@ -21,16 +21,22 @@ from hybrid_calc.flags.contacts import (
     pair_distances,
     pairs_of,
 )
-from hybrid_calc.flags.coverage import domain_flags, fingerprint
+from hybrid_calc.flags.coverage import domain_flags, fingerprint, fingerprint_columns
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import Flag, FlagReport
-from hybrid_calc.flags.thermal import high_temperature, in_dynamics, step_displacement
+from hybrid_calc.flags.thermal import (
+    high_temperature,
+    in_dynamics,
+    step_displacement,
+    temperature,
+)
 from hybrid_calc.flags.topology import (
     BondGraph,
     bond_flags,
     breaking_bonds,
     forming_bonds,
     initial_graph,
+    quiet_range,
 )
 
 
@@ -65,8 +71,11 @@ class Monitor:
         self._limits = limits
         self._info = info
         self._initial: Atoms | None = None
+        self._numbers = b""
         self._pairs: Pairs | None = None
         self._graph: BondGraph | None = None
+        self._columns: NDArray[np.intp] = np.zeros((2, 0, 0), dtype=np.intp)
+        self._quiet: tuple[NDArray[np.float64], ...] = (np.zeros(0), np.zeros(0))
         self._before: NDArray[np.float64] | None = None
         self._changed_for: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._temperatures: deque[float] = deque(maxlen=limits.temperature_window_steps)
@@ -80,9 +89,17 @@ class Monitor:
         self._initial = Atoms(
             numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc
         )
+        self._numbers = atoms.numbers.tobytes()
         self._pairs = pairs_of(atoms.numbers)
         distances = pair_distances(atoms, self._pairs)
+        self._columns = fingerprint_columns(self._pairs)
         self._graph = initial_graph(distances, self._pairs, len(atoms), self._limits.bonded_ratio)
+        self._quiet = quiet_range(
+            self._graph,
+            contact_ratio=self._limits.close_contact_ratio,
+            breaking_ratio=self._limits.breaking_ratio,
+            forming_order=self._limits.forming_bond_order,
+        )
         self._changed_for = np.zeros(len(distances), dtype=np.intp)
         self._before = None
         self._domain_known = None
@@ -90,14 +107,17 @@ class Monitor:
 
     def survey(self, atoms: Atoms) -> Survey:
         """Look at the next geometry; every geometry is looked at once."""
-        if self._initial is None or not np.array_equal(self._initial.numbers, atoms.numbers):
+        if self._numbers != atoms.numbers.tobytes():
             self.start(atoms)
         if self._pairs is None or self._graph is None:
             raise RuntimeError("a started monitor has pairs and a graph")
         limits = self._limits
         distances = pair_distances(atoms, self._pairs)
+        lowest, highest = self._quiet
+        quiet = bool((distances >= lowest).all() and (distances <= highest).all())
         flags = list(self._domain(atoms))
-        flags += close_contacts(distances, self._pairs, limits.close_contact_ratio)
+        if not quiet:
+            flags += close_contacts(distances, self._pairs, limits.close_contact_ratio)
         flags += own_image_contacts(atoms, limits.close_contact_ratio)
         mean_temperature = None
         moving = in_dynamics(atoms)
@@ -105,13 +125,16 @@ class Monitor:
             if self._before is not None:
                 flags += step_displacement(atoms, self._before, limits.max_step_displacement_ang)
             self._before = atoms.positions.copy()
-            self._temperatures.append(float(atoms.get_temperature()))
+            self._temperatures.append(temperature(atoms))
             mean_temperature = sum(self._temperatures) / len(self._temperatures)
             flags += high_temperature(mean_temperature, limits.hot_above_kelvin)
-        flags += self._topology(distances, self._graph, len(atoms), moving)
+        if quiet:
+            self._changed_for[:] = 0
+        else:
+            flags += self._topology(distances, self._graph, len(atoms), moving)
         return Survey(
             report=FlagReport(flags=tuple(flags), mean_temperature=mean_temperature),
-            fingerprint=fingerprint(distances, self._pairs),
+            fingerprint=fingerprint(distances, self._pairs, self._columns),
         )
 
     def _domain(self, atoms: Atoms) -> tuple[Flag, ...]:
@@ -127,11 +150,7 @@ class Monitor:
         limits = self._limits
         breaking = breaking_bonds(distances, graph, limits.breaking_ratio)
         forming = forming_bonds(distances, graph, limits.forming_bond_order, limits.breaking_ratio)
-        changed = breaking | forming
-        if not changed.any():
-            self._changed_for[:] = 0
-            return ()
-        self._changed_for = np.where(changed, self._changed_for + 1, 0)
+        self._changed_for = np.where(breaking | forming, self._changed_for + 1, 0)
         if moving:
             lasting = self._changed_for >= limits.persistence_steps
             breaking, forming = breaking & lasting, forming & lasting

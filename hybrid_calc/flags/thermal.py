@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.geometry import find_mic
 from numpy.typing import NDArray
 
 from hybrid_calc.flags.report import Flag, Severity
+from hybrid_calc.geometry import is_periodic
 
 
 def in_dynamics(atoms: Atoms) -> bool:
     """Tell whether the structure comes from molecular dynamics: it has momenta."""
     return "momenta" in atoms.arrays and bool(atoms.arrays["momenta"].any())
+
+
+def temperature(atoms: Atoms) -> float:
+    """Return the temperature of a structure with momenta, K, as ASE defines it."""
+    momenta, masses = atoms.arrays["momenta"], atoms.get_masses()
+    twice_kinetic = float(np.einsum("ix,ix,i->", momenta, momenta, 1.0 / masses))
+    freedom = atoms.get_number_of_degrees_of_freedom()
+    return twice_kinetic / (freedom * units.kB) if freedom else 0.0
 
 
 def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -> tuple[Flag, ...]:
@@ -28,12 +37,13 @@ def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -
         Largest ordinary displacement, A.
     """
     moved = atoms.positions - before
-    if atoms.pbc.any():
+    if is_periodic(atoms):
         moved, _ = find_mic(moved, atoms.cell, atoms.pbc)
-    lengths = np.sqrt(np.einsum("ix,ix->i", moved, moved))
-    far = np.flatnonzero(lengths > limit)
-    if len(far) == 0:
+    squares = np.einsum("ix,ix->i", moved, moved)
+    if squares.max() <= limit**2:
         return ()
+    lengths = np.sqrt(squares)
+    far = np.flatnonzero(lengths > limit)
     return (
         Flag(
             name="step_displacement",

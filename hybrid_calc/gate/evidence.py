@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hybrid_calc.flags.coverage import fingerprint_distance
 from hybrid_calc.gate.regime import Regime
 
-BLOCK = 16
+BLOCK = 4
 """Frames compared at a time."""
 REMEMBERED = 200
 """Validated frames per regime that are remembered; older ones are forgotten first."""
@@ -131,8 +131,8 @@ class Evidence:
                     return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
                 neighbours += 1
                 worst = max(worst, frame.error)
-            if neighbours >= enough:
-                break
+                if neighbours >= enough:
+                    return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
         return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
 
     def factor(

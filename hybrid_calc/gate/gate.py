@@ -86,7 +86,7 @@ class Gate:
         settings = self.settings
         draw = float(self._random.random())  # one draw per geometry, asked or not
         factor = self.factor(regime)
-        spread = math.nan if prediction is None else max_force_spread(prediction.forces)
+        spread = _spread(prediction)
         trust = self.evidence.trust(
             regime,
             survey.fingerprint,
@@ -242,8 +242,16 @@ class Gate:
         self._random.bit_generator.state = state["random"]
 
 
+def _spread(prediction: Prediction | None) -> float:
+    if prediction is None:
+        return math.nan
+    return max_force_spread(prediction.forces, prediction.mean_forces)
+
+
 def _asking(survey: Survey) -> tuple[Flag, ...]:
     """Return the flags that ask and that evidence may silence."""
+    if not survey.report.flags:
+        return ()
     return tuple(
         flag
         for flag in survey.report.flags
@@ -253,5 +261,7 @@ def _asking(survey: Survey) -> tuple[Flag, ...]:
 
 def _concerned(survey: Survey) -> NDArray[np.intp] | slice:
     """Return the atoms evidence must cover: the flagged ones, or all where no flag is up."""
+    if not survey.report.flags:
+        return slice(None)
     flagged = {index for flag in _asking(survey) for index in flag.atoms}
     return np.array(sorted(flagged), dtype=np.intp) if flagged else slice(None)

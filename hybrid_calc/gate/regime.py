@@ -8,6 +8,7 @@ about both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import FlagReport, Severity
@@ -47,8 +48,13 @@ def classify(composition: Composition, report: FlagReport, limits: FlagLimits) -
     Broken or formed bonds count before temperature; geometries without
     momenta (optimisations, bands) are classed by geometry alone.
     """
+    return _regime(_name(report, limits), composition)
+
+
+@lru_cache(maxsize=256)
+def _regime(name: str, composition: Composition) -> Regime:
     return Regime(
-        name=_name(report, limits),
+        name=name,
         elements=composition.elements,
         charge=composition.charge,
         multiplicity=composition.multiplicity,

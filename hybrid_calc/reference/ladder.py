@@ -58,7 +58,11 @@ def climb(make_field: Callable[[], Any]) -> ScfOutcome:
     history: list[str] = []
     cycles = 0
     for name, run in RUNGS.items():
-        field = run(make_field())
+        try:
+            field = run(make_field())
+        except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+            history.append(f"{name}: {type(error).__name__}: {error}")
+            continue
         cycles += int(getattr(field, "cycles", 0) or 0)
         if not field.converged:
             history.append(f"{name}: not converged after {field.max_cycle} cycles")

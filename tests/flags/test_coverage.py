@@ -15,6 +15,7 @@ from hybrid_calc.flags.coverage import (
     FINGERPRINT_CENTRES,
     domain_flags,
     fingerprint,
+    fingerprint_columns,
     fingerprint_distance,
 )
 from hybrid_calc.flags.report import Severity
@@ -26,7 +27,7 @@ def info(**domain):
 
 def fingerprint_of(atoms):
     pairs = pairs_of(atoms.numbers)
-    return fingerprint(pair_distances(atoms, pairs), pairs)
+    return fingerprint(pair_distances(atoms, pairs), pairs, fingerprint_columns(pairs))
 
 
 def test_a_committee_without_limits_raises_no_flag():

@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
+from ase.constraints import FixAtoms
+from ase.md.velocitydistribution import thermalize_momenta
 
 from hybrid_calc.flags.report import Severity
-from hybrid_calc.flags.thermal import high_temperature, in_dynamics, step_displacement
+from hybrid_calc.flags.thermal import (
+    high_temperature,
+    in_dynamics,
+    step_displacement,
+    temperature,
+)
 
 
 def test_a_structure_without_momenta_is_not_in_dynamics():
@@ -46,3 +54,11 @@ def test_a_high_mean_temperature_is_a_soft_flag(temperature, up):
     flags = high_temperature(temperature, 700.0)
     assert bool(flags) is up
     assert all(flag.severity is Severity.SOFT for flag in flags)
+
+
+def test_the_temperature_is_ases_with_and_without_constraints():
+    atoms = molecule("CH3CH2OH")
+    thermalize_momenta(atoms, 400, rng=np.random.default_rng(3))
+    assert temperature(atoms) == pytest.approx(atoms.get_temperature(), rel=1e-12)
+    atoms.set_constraint(FixAtoms([0, 1]))
+    assert temperature(atoms) == pytest.approx(atoms.get_temperature(), rel=1e-12)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import select
 import stat
+import subprocess
+from collections import Counter
 
 import h5py
 import numpy as np
@@ -16,7 +19,7 @@ from hybrid_calc.store import hdf5 as module
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.hdf5 import FORMAT, SCHEMA, check_format, read_hdf5, write_hdf5
 from hybrid_calc.store.record import ARRAYS
-from tests.store.samples import KINDS, bytes_of, crystal, identities, rejected, sample
+from tests.store.samples import KINDS, crystal, identities, python, rejected, sample
 
 
 @pytest.fixture
@@ -228,43 +231,81 @@ def test_missing_column_is_named(path):
     assert "positions" in damage[0]
 
 
-def flips_are_never_silent(path, flips):
-    """Flip bits that matter, one at a time; return how many were noticed."""
-    records = [sample(1), crystal(2), rejected(3)]
-    write_hdf5(path, records)
-    written = bytes_of(path)
-    data = path.read_bytes()
+# Flips bits of a file, one at a time as told, and says what became of its frames.
+FLIPPER = """
+import sys
+from pathlib import Path
+from hybrid_calc.errors import StoreDamagedError
+from hybrid_calc.store.hdf5 import check_format, read_hdf5
+from tests.store.samples import bytes_of
+
+path = Path(sys.argv[1])
+written, data = bytes_of(path), path.read_bytes()
+broken = path.with_name("broken.h5")
+for line in sys.stdin:
+    at, bit = map(int, line.split())
+    broken.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+    damage, found = [], []
+    try:
+        check_format(broken)
+        found = list(read_hdf5(broken, damage))
+    except StoreDamagedError as error:
+        damage.append(str(error))
+    if any(written.get(record.identity) != record.to_bytes() for record in found):
+        print("wrong", flush=True)
+    elif len(found) < len(written) and not damage:
+        print("lost", flush=True)
+    else:
+        print("noticed" if damage else "harmless", flush=True)
+"""
+
+
+def flip(path, flips):
+    """Flip bits that matter, one at a time; count what became of the frames."""
+    write_hdf5(path, [sample(1), crystal(2), rejected(3)])
     # most of a small file is unused space; stay near what was written
-    near = np.convolve(np.frombuffer(data, dtype=np.uint8) != 0, np.ones(17), "same") > 0.5
-    candidates = np.flatnonzero(near).tolist()
+    used = np.frombuffer(path.read_bytes(), dtype=np.uint8) != 0
+    places = np.flatnonzero(np.convolve(used, np.ones(17), "same") > 0.5).tolist()
     chance = random.Random(11)  # noqa: S311  (not for secrets)
-    noticed = 0
+    counts = Counter()
+    process = None
     for _ in range(flips):
-        at, bit = chance.choice(candidates), chance.randrange(8)
-        broken = bytearray(data)
-        broken[at] ^= 1 << bit
-        path.write_bytes(broken)
-        damage = []
-        try:
-            check_format(path)
-            found = list(read_hdf5(path, damage))
-        except StoreDamagedError:
-            noticed += 1
-            continue
-        for record in found:
-            assert written.get(record.identity) == record.to_bytes(), (at, bit)
-        assert len(found) == len(records) or damage, (at, bit)
-        noticed += bool(damage)
-    return noticed
+        if process is None:
+            process = python(FLIPPER, path, stdin=subprocess.PIPE)
+        at, bit = chance.choice(places), chance.randrange(8)
+        process.stdin.write(f"{at} {bit}\n")
+        process.stdin.flush()
+        answered, _, _ = select.select([process.stdout], [], [], 20.0)
+        verdict = process.stdout.readline().strip() if answered else "endless"
+        counts[verdict or "crashed"] += 1
+        if verdict in {"", "endless"}:
+            end(process)
+            process = None
+    end(process)
+    return counts
+
+
+def end(process):
+    if process is not None:
+        process.kill()
+        process.communicate()
 
 
 def test_flipped_bit_never_gives_a_wrong_frame_or_loses_one_in_silence(path):
-    assert flips_are_never_silent(path, 150) > 15
+    counts = flip(path, 150)
+    assert counts["wrong"] == counts["lost"] == 0, counts
+    assert counts["noticed"] > 15
+    assert counts["crashed"] + counts["endless"] <= 1
 
 
 @pytest.mark.slow
-def test_five_thousand_flipped_bits_never_give_a_wrong_frame(path):
-    assert flips_are_never_silent(path, 5_000) > 500
+def test_four_thousand_flipped_bits_never_give_a_wrong_frame(path):
+    counts = flip(path, 4000)
+    assert counts["wrong"] == counts["lost"] == 0, counts
+    assert counts["noticed"] > 400
+    # HDF5 itself loops or dies on some metadata (4 of 4000 flips, h5py 3.16); the
+    # process does not come back then, but no frame is wrong.
+    assert counts["crashed"] + counts["endless"] <= 20
 
 
 def test_file_can_be_read_by_whoever_may_read_the_folder(path):
