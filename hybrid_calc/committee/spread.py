@@ -38,7 +38,7 @@ def max_force_spread(forces: NDArray[np.float64], mean: NDArray[np.float64] | No
     members = len(forces)
     deviation = forces - (forces.sum(axis=0) / members if mean is None else mean)
     squares = np.einsum("kix,kix->i", deviation, deviation)
-    return math.sqrt(float(squares.max()) / (members - 1))
+    return math.sqrt(max(squares.tolist()) / (members - 1))
 
 
 def energy_spread_per_atom(energies: NDArray[np.float64], atoms: int) -> float:

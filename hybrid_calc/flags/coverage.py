@@ -101,4 +101,5 @@ def fingerprint_distance(
         Indices that count, or a slice.
     """
     difference = there[:, atoms] - here[atoms]
-    return np.asarray(np.sqrt(np.einsum("fad,fad->fa", difference, difference).max(axis=1)))
+    squares = np.einsum("fad,fad->fa", difference, difference)
+    return np.asarray(np.sqrt(np.maximum.reduce(squares, axis=1)))

@@ -123,10 +123,12 @@ class Evidence:
         # Newest first, in blocks: enough neighbours or one that was bad settles it.
         for end in range(len(stack), 0, -BLOCK):
             start = max(0, end - BLOCK)
-            distances = fingerprint_distance(fingerprint, stack[start:end], atoms)
-            nearest = min(nearest, float(distances.min()))
-            for index in np.flatnonzero(distances <= radius)[::-1]:
-                frame = frames[start + int(index)]
+            distances = fingerprint_distance(fingerprint, stack[start:end], atoms).tolist()
+            for index in range(end - 1, start - 1, -1):
+                nearest = min(nearest, distances[index - start])
+                if distances[index - start] > radius:
+                    continue
+                frame = frames[index]
                 if not frame.good:
                     return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
                 neighbours += 1
