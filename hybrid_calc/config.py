@@ -147,6 +147,12 @@ class MaceSettings(_Settings):
         "float64", description="float64 for optimisation and bands, float32 is enough for MD."
     )
     device: str = Field("cpu", pattern=DEVICES, description="cpu, cuda or cuda:1.")
+    compile: bool = Field(
+        False,
+        description="Compile the networks with torch: faster up to some tens of atoms, after a "
+        "minute or two at the first geometry of a composition, and needs a C++ compiler. "
+        "Refused where it changes a force.",
+    )
     level: LevelSettings | None = Field(
         None,
         description="Level of theory of the training data, as in reference.level. Without "
@@ -165,6 +171,12 @@ class BundleSettings(_Settings):
         "float64", description="float64 for optimisation and bands, float32 is enough for MD."
     )
     device: str = Field("cpu", pattern=DEVICES, description="cpu, cuda or cuda:1.")
+    compile: bool = Field(
+        False,
+        description="Compile the networks with torch: faster up to some tens of atoms, after a "
+        "minute or two at the first geometry of a composition, and needs a C++ compiler. "
+        "Refused where it changes a force.",
+    )
 
 
 class FoundationSettings(_Settings):
@@ -381,7 +393,12 @@ def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
     if isinstance(settings, BundleSettings):
         from hybrid_calc.committee.bundle import load_committee
 
-        return load_committee(base / settings.file, dtype=settings.dtype, device=settings.device)
+        return load_committee(
+            base / settings.file,
+            dtype=settings.dtype,
+            device=settings.device,
+            compile=settings.compile,
+        )
     if isinstance(settings, FoundationSettings):
         from hybrid_calc.committee.foundation import foundation_committee
 
@@ -399,6 +416,7 @@ def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
         trust=settings.trust,
         dtype=settings.dtype,
         device=settings.device,
+        compile=settings.compile,
         level=None if settings.level is None else settings.level.to_level(),
     )
 

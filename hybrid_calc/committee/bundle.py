@@ -226,7 +226,13 @@ def import_files(
     return header
 
 
-def load_committee(path: Path, *, dtype: str = "float64", device: str = "cpu") -> MaceCommittee:
+def load_committee(
+    path: Path,
+    *,
+    dtype: str = "float64",
+    device: str = "cpu",
+    compile: bool = False,  # noqa: A002 - the settings' word
+) -> MaceCommittee:
     """Return the committee of a bundle; no code from the file runs.
 
     Parameters
@@ -237,6 +243,8 @@ def load_committee(path: Path, *, dtype: str = "float64", device: str = "cpu") -
         ``float64``, or ``float32``, which is enough for molecular dynamics.
     device
         ``cpu``, or ``cuda`` where there is one.
+    compile
+        As for `MaceCommittee`.
 
     Raises
     ------
@@ -254,6 +262,7 @@ def load_committee(path: Path, *, dtype: str = "float64", device: str = "cpu") -
         name=header.name,
         dtype=dtype,
         device=device,
+        compile=compile,
         level=header.level,
         source=f"{path.name}, imported {header.created}",
     )

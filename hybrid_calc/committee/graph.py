@@ -16,12 +16,24 @@ from hybrid_calc.committee.edges import Harmonics, Radial
 from hybrid_calc.committee.evaluate import Graph, PairFeatures
 from hybrid_calc.committee.neighbours import DEFAULT_SKIN, NeighbourLists, Pairs
 from hybrid_calc.committee.polynomial import Group
+from hybrid_calc.errors import CommitteeError
 
 STACK_BYTES = 64 << 20
 """Radial weights of all members up to which they are evaluated together, bytes."""
 
 VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Row and column of the six Voigt components xx, yy, zz, yz, xz, xy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Sizes to pad a graph to: pairs P, the empty ones included, and slots K per receiver."""
+
+    pairs: int
+    slots: int
+
+    def __le__(self, other: Room) -> bool:
+        return self.pairs <= other.pairs and self.slots <= other.slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,19 +146,45 @@ class GraphBuilder:
         self._numbers = self._numbers.to(device)
         return self
 
-    def build(self, frames: Sequence[Atoms]) -> Batch:
-        """Return one graph for all frames; their elements must be known."""
+    def needs(self, atoms: Atoms) -> Room:
+        """Return the smallest room a frame fits in."""
+        pairs = self.neighbours.pairs(atoms)
+        ends = np.concatenate([pairs.first, pairs.second])
+        return Room(pairs=len(pairs.first) + 1, slots=int(np.bincount(ends, minlength=1).max()))
+
+    def build(self, frames: Sequence[Atoms], *, room: Room | None = None) -> Batch:
+        """Return one graph for all frames; their elements must be known.
+
+        Parameters
+        ----------
+        frames
+            What to evaluate.
+        room
+            Sizes to pad to, all members and receivers then at once; None for
+            no padding, in pieces that fit the cache.
+
+        Raises
+        ------
+        CommitteeError
+            Too many pairs for all members and receivers at once.
+        """
         species = self._index[np.concatenate([atoms.numbers for atoms in frames])]
         order = np.argsort(species, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         lengths = np.array([len(atoms) for atoms in frames])
         pairs = _concatenate([self.neighbours.pairs(atoms) for atoms in frames], lengths)
-        pairs = _with_empty(pairs, beyond=2.0 * self.cutoff)
+        real = len(pairs.first)
+        pairs = _with_empty(pairs, room.pairs if room else real + 1, beyond=2.0 * self.cutoff)
         volumes = [atoms.cell.volume if atoms.pbc.any() else 0.0 for atoms in frames]
         species = species[order]
         row = self._width * self._members * torch.finfo(self._dtype).bits // 8
         alone = row * len(pairs.first) > STACK_BYTES
+        if alone and room is not None:
+            raise CommitteeError(
+                f"{real} pairs of neighbours in {len(order)} atoms are too many for a compiled "
+                "committee, which would not be faster there. Set compile: false (compile=False)."
+            )
         features, harmonics = self._features(pairs, species, rank)
         graph = Graph(
             species=self._tensor(species),
@@ -156,7 +194,13 @@ class GraphBuilder:
             pairs=features,
             edges=2 * len(pairs.first) - 1,
             receivers=self._receivers(
-                pairs, order, rank, harmonics, row // self._members if alone else row
+                pairs,
+                order,
+                rank,
+                harmonics,
+                real=real,
+                slots=room.slots if room else None,
+                row=row // self._members if alone else row,
             ),
             members_at_once=1 if alone else self._members,
         )
@@ -208,12 +252,20 @@ class GraphBuilder:
         order: NDArray[np.int64],
         rank: NDArray[np.int64],
         harmonics: Tensor,
+        *,
+        real: int,
+        slots: int | None,
         row: int,
     ) -> tuple[Receivers, ...]:
-        """Return the edges by the atom they end at, in blocks of about equal size."""
+        """Return the edges by the atom they end at.
+
+        In blocks of about equal size, or in one with so many slots.  The first
+        ``real`` pairs are not empty; the edges after theirs stand nowhere but
+        in the last one's empty slots.
+        """
         count = len(pairs.first)
         edges = 2 * count - 1
-        pair, sender, ends, turn = np.empty((4, edges), dtype=np.int64)
+        pair, sender, ends, turn = np.zeros((4, edges), dtype=np.int64)
         for edge, start, end, turned in (
             (pairs.forward, pairs.first, pairs.second, 0),
             (pairs.backward, pairs.second, pairs.first, count),
@@ -221,19 +273,20 @@ class GraphBuilder:
             pair[edge] = np.arange(count)
             sender[edge], ends[edge], turn[edge] = rank[start], end, pair[edge] + turned
         turn[-1] = 2 * count
-        counts = np.bincount(ends[:-1], minlength=len(order))
+        counts = np.bincount(ends[: 2 * real], minlength=len(order))
         starts = (np.cumsum(counts) - counts)[order]
         receivers = []
-        for atoms, slots in _blocks(counts[order], max(1, BLOCK_BYTES // row)):
+        rows = max(1, BLOCK_BYTES // row)
+        for atoms, width in [(None, slots)] if slots else _blocks(counts[order], rows):
             chosen = slice(None) if atoms is None else atoms
-            slot = np.arange(slots)
+            slot = np.arange(width)
             table = starts[chosen, None] + slot
             table[slot >= counts[order][chosen, None]] = edges - 1
             flat = table.ravel()
             receivers.append(
                 Receivers(
                     atoms=None if atoms is None else self._tensor(atoms),
-                    slots=slots,
+                    slots=width,
                     edges=self._tensor(flat),
                     pairs=self._tensor(pair[flat]),
                     senders=self._tensor(sender[flat]),
@@ -262,15 +315,15 @@ def _concatenate(parts: Sequence[Pairs], lengths: NDArray[np.int64]) -> Pairs:
     )
 
 
-def _with_empty(pairs: Pairs, *, beyond: float) -> Pairs:
-    """Append the empty pair, whose only edge stands in empty slots."""
-    edge = 2 * len(pairs.first)
+def _with_empty(pairs: Pairs, count: int, *, beyond: float) -> Pairs:
+    """Append empty pairs up to a count; they have the last edge, which stands in empty slots."""
+    more, edge = count - len(pairs.first), 2 * count - 2
     return Pairs(
-        first=np.append(pairs.first, 0),
-        second=np.append(pairs.second, 0),
-        vectors=np.append(pairs.vectors, [[beyond, 0.0, 0.0]], 0),
-        forward=np.append(pairs.forward, edge),
-        backward=np.append(pairs.backward, edge),
+        first=np.append(pairs.first, [0] * more),
+        second=np.append(pairs.second, [0] * more),
+        vectors=np.append(pairs.vectors, [[beyond, 0.0, 0.0]] * more, 0),
+        forward=np.append(pairs.forward, [edge] * more),
+        backward=np.append(pairs.backward, [edge] * more),
     )
 
 
