@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hybrid_calc.committee.members import MembersCommittee
     from hybrid_calc.committee.prediction import Committee, CommitteeInfo, Domain, Prediction
     from hybrid_calc.committee.toy import ToyCommittee
+    from hybrid_calc.drivers.neb import HybridNEB
+    from hybrid_calc.drivers.relax import HybridRelax
     from hybrid_calc.engine import Step
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.gate import Gate
@@ -41,6 +43,8 @@ __all__ = [
     "GateSettings",
     "HybridCalculator",
     "HybridHandle",
+    "HybridNEB",
+    "HybridRelax",
     "Label",
     "LevelOfTheory",
     "MaceCommittee",
@@ -68,6 +72,8 @@ _HOMES = {
     "GateSettings": "gate.settings",
     "HybridCalculator": "calculator",
     "HybridHandle": "calculator",
+    "HybridNEB": "drivers.neb",
+    "HybridRelax": "drivers.relax",
     "Label": "reference.label",
     "LevelOfTheory": "reference.level",
     "MaceCommittee": "committee.mace",

@@ -13,12 +13,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.engine import Engine, Step, Trajectory
-from hybrid_calc.errors import StructureError
+from hybrid_calc.errors import ReferenceFailed, StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.geometry import charge_of, multiplicity_of
-from hybrid_calc.reference.label import Reference
+from hybrid_calc.reference.label import Label, Reference
 from hybrid_calc.store.frames import FrameStore
 
 
@@ -60,6 +60,29 @@ class HybridHandle(Calculator):
         Without it the first geometry computed is.
         """
         self.trajectory.monitor.start(atoms)
+
+    def label(self, atoms: Atoms, reason: str) -> Label:
+        """Return the reference's label of a geometry that a driver wants.
+
+        It goes the way of every other label: budget, checks, store; its record
+        gives ``acquisition`` with the reason.
+
+        Parameters
+        ----------
+        atoms
+            The geometry.
+        reason
+            Why it is wanted, for the record.
+
+        Raises
+        ------
+        BudgetExhausted, ReferenceFailed
+            There is no label to be had.
+        """
+        step = self.engine.evaluate(atoms, self.trajectory, wanted=reason)
+        if step.label is None:
+            raise ReferenceFailed(f"no label of the geometry wanted for: {reason}.")
+        return step.label
 
     def calculate(
         self,

@@ -4,12 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
+from hybrid_calc.calculator import HybridCalculator
+from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
 from hybrid_calc.drivers.relax import HybridRelax, RelaxSettings
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
+from hybrid_calc.gate.settings import GateSettings
+from hybrid_calc.reference.toy import ToyReference
+from hybrid_calc.store.frames import FrameStore
 from tests.drivers.conftest import Reference, cluster, committee_of, numerical
 
 
@@ -132,3 +138,26 @@ def test_a_periodic_structure_is_refused(start):
     start.pbc = True
     with pytest.raises(StructureError, match="driver: ase"):
         HybridRelax(start, committee_of(near), Reference(cluster))
+
+
+def test_labels_of_a_driver_go_through_gate_budget_and_store(tmp_path):
+    store = FrameStore(tmp_path / "run.h5")
+    calc = HybridCalculator(ToyCommittee(), ToyReference(), GateSettings(budget=30), store)
+    start = molecule("H2O")
+    result = HybridRelax(start, calc.engine.committee.predict_many, calc.label).run()
+    assert result.confirmed
+    assert result.reference_calls == calc.engine.gate.budget.spent == len(store)
+    for record in store:
+        assert "acquisition" in [policy for policy, _ in record.meta["reasons"]]
+    calc.close()
+
+
+def test_a_driver_stops_with_the_budget_and_says_what_is_missing(tmp_path):
+    calc = HybridCalculator(
+        ToyCommittee(perturbation=0.5), ToyReference(), GateSettings(budget=1, audit_reserve=0)
+    )
+    start = molecule("H2O")
+    start.rattle(0.2, seed=0)
+    result = HybridRelax(start, calc.engine.committee.predict_many, calc.label).run()
+    assert not result.confirmed
+    assert "budget" in result.missing
