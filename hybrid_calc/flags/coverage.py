@@ -19,6 +19,7 @@ FINGERPRINT_CENTRES = np.linspace(0.6, 2.8, 12)
 """Centres of the radial functions, A."""
 FINGERPRINT_WIDTH = 0.25
 """Width of the radial functions, A."""
+_SCALED_CENTRES = FINGERPRINT_CENTRES / FINGERPRINT_WIDTH
 
 
 def domain_flags(atoms: Atoms, info: CommitteeInfo) -> tuple[Flag, ...]:
@@ -74,7 +75,7 @@ def fingerprint(
     """
     near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
     lengths = distances.take(near)
-    radial = np.subtract.outer(lengths / FINGERPRINT_WIDTH, FINGERPRINT_CENTRES / FINGERPRINT_WIDTH)
+    radial = np.subtract.outer(lengths / FINGERPRINT_WIDTH, _SCALED_CENTRES)
     np.multiply(radial, radial, out=radial)
     np.exp(np.negative(radial, out=radial), out=radial)
     radial *= (0.5 + 0.5 * np.cos(np.pi / FINGERPRINT_CUTOFF * lengths))[:, None]
@@ -83,7 +84,8 @@ def fingerprint(
         weights=np.concatenate((radial, radial)).ravel(),
         minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
-    return np.asarray(sums.reshape(pairs.atoms, -1), dtype=np.float64)
+    table: NDArray[np.float64] = sums.reshape(pairs.atoms, -1)
+    return table
 
 
 def fingerprint_distance(

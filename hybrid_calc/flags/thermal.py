@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms, units
+from ase.data import atomic_masses
 from ase.geometry import find_mic
 from numpy.typing import NDArray
 
@@ -18,7 +19,9 @@ def in_dynamics(atoms: Atoms) -> bool:
 
 def temperature(atoms: Atoms) -> float:
     """Return the temperature of a structure with momenta, K, as ASE defines it."""
-    momenta, masses = atoms.arrays["momenta"], atoms.get_masses()
+    momenta, masses = atoms.arrays["momenta"], atoms.arrays.get("masses")
+    if masses is None:
+        masses = atomic_masses.take(atoms.numbers)
     twice_kinetic = float(np.einsum("ix,ix,i->", momenta, momenta, 1.0 / masses))
     freedom = atoms.get_number_of_degrees_of_freedom()
     return twice_kinetic / (freedom * units.kB) if freedom else 0.0
