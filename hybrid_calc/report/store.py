@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_calc.store.frames import Content, FrameStore
+from hybrid_calc.store.verify import Findings, check_store
 
 
 def print_content(console: Console, store: FrameStore) -> None:
@@ -43,14 +44,14 @@ def print_content(console: Console, store: FrameStore) -> None:
 
 def print_damage(console: Console, store: FrameStore) -> bool:
     """Print what of a store is damaged; return whether it is whole."""
-    content = store.read()
-    _print_damage(console, content)
-    if not content.damage:
-        console.print(f"{store.path.name}: {len(content.records)} frames, every digest agrees")
-    return not content.damage
+    findings = check_store(store)
+    _print_damage(console, findings)
+    if not findings.damage:
+        console.print(f"{store.path.name}: {findings.frames} frames, every digest agrees")
+    return not findings.damage
 
 
-def _print_damage(console: Console, content: Content) -> None:
+def _print_damage(console: Console, content: Content | Findings) -> None:
     for title, style, sentences in (
         ("damaged", "red", content.damage),
         ("never acknowledged", "yellow", content.torn_tails),

@@ -1,0 +1,68 @@
+"""Reading everything: every frame is what was written, every column what the frames say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybrid_calc.store.block import FRAMES_PER_BLOCK, batch_by
+from hybrid_calc.store.columns import HASHES, NUMBERS, WORDS, Columns, columns_of
+from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.hdf5 import read_columns, read_hdf5
+from hybrid_calc.store.journals import read_journals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What reading a whole store found.
+
+    Attributes
+    ----------
+    frames
+        How many can be read, each once.
+    damage
+        One sentence per place that could not be read or is not what was written.
+    torn_tails
+        One sentence per journal whose last, never acknowledged record is incomplete.
+    """
+
+    frames: int
+    damage: tuple[str, ...]
+    torn_tails: tuple[str, ...]
+
+
+def check_store(store: FrameStore) -> Findings:
+    """Read every frame, check its digest and its columns; a block is held at a time."""
+    journalled = read_journals(store.path.with_name(store.path.name + ".journals"))
+    pending = set(journalled.records)
+    damage: list[str] = []
+    frames = 0
+    if store.path.exists():
+        columns, _ = read_columns(store.path, damage)
+        sound = not damage
+        damage = [sentence for sentence in damage if "columns" in sentence]
+        for batch in batch_by(read_hdf5(store.path, damage), FRAMES_PER_BLOCK):
+            derived = columns_of(batch)
+            stored = columns.take(slice(frames, frames + len(batch)))
+            if sound and not damage and not same_columns(stored, derived):
+                damage.append(f"{store.path.name}: columns of frames from {frames} are wrong")
+            pending.difference_update(derived.identities())
+            frames += len(batch)
+    return Findings(
+        frames=frames + len(pending),
+        damage=(*damage, *journalled.damage),
+        torn_tails=journalled.torn_tails,
+    )
+
+
+def same_columns(one: Columns, other: Columns) -> bool:
+    """Tell whether two sets of columns say the same, whatever the order of their tables."""
+    return (
+        all(np.array_equal(one.hashes[name], other.hashes[name]) for name in HASHES)
+        and all(
+            np.array_equal(one.numbers[name], other.numbers[name], equal_nan=True)
+            for name in NUMBERS
+        )
+        and all(one.words(name) == other.words(name) for name in WORDS)
+    )
