@@ -103,7 +103,7 @@ def tables_text(tables: Mapping[str, Sequence[str]]) -> str:
 
 def question_of(atoms: Atoms, level: LevelOfTheory) -> str:
     """Return the hash of a geometry and a level, 32 hex digits."""
-    return _question(geometry_key(atoms), level.hash)
+    return question_at(geometry_key(atoms), level.hash)
 
 
 def columns_of(records: Iterable[Record]) -> Columns:
@@ -159,7 +159,7 @@ def _row(record: Record, level: str, level_hash: str) -> dict[str, Any]:
     step = meta.get("step")
     return {
         "identity": record.identity_at(geometry, level_hash),
-        "question": _question(geometry, level_hash),
+        "question": question_at(geometry, level_hash),
         "labelled": record.label is not None,
         "atoms": len(record.numbers),
         "charge": record.charge,
@@ -177,7 +177,8 @@ def _row(record: Record, level: str, level_hash: str) -> dict[str, Any]:
     }
 
 
-def _question(geometry: str, level_hash: str) -> str:
+def question_at(geometry: str, level_hash: str) -> str:
+    """Return `question_of`, given the hashes of geometry and level."""
     return hashlib.sha256(f"{geometry}|{level_hash}".encode()).hexdigest()[:32]
 
 

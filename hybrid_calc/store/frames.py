@@ -13,9 +13,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError, LevelMismatchError, StoreError
+from hybrid_calc.geometry import geometry_key
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.store.columns import Columns, columns_of, concatenate, question_of
+from hybrid_calc.store.columns import Columns, columns_of, concatenate, question_at, question_of
 from hybrid_calc.store.compaction import rewrite
 from hybrid_calc.store.hdf5 import (
     check_format,
@@ -96,6 +97,7 @@ class FrameStore:
             if record.label is not None
         }
         self._levels: dict[str, LevelOfTheory] = {}
+        self._last_level: tuple[LevelOfTheory, str] | None = None
         self._filed: dict[str, int] = {}
         self._questions: dict[str, int] = {}
         if self.path.exists():
@@ -136,11 +138,12 @@ class FrameStore:
         LevelMismatchError
             The store holds labels of another level.
         """
-        others = [known for key, known in self._levels.items() if key != level.hash]
+        level_hash = self._hash_of(level)
+        others = [known for key, known in self._levels.items() if key != level_hash]
         if others:
             raise LevelMismatchError(
                 f"store {self.path.name} holds labels of {others[0]} ({others[0].hash}); the "
-                f"reference solves {level} ({level.hash}). Give the run a store of its own, or "
+                f"reference solves {level} ({level_hash}). Give the run a store of its own, or "
                 "the reference the store's level."
             )
 
@@ -156,13 +159,15 @@ class FrameStore:
         """
         if record.label is not None:
             self.check_level(record.level)
-        if record.identity in self._known or self._is_filed(record.identity):
+        geometry, level_hash = geometry_key(record.atoms()), self._hash_of(record.level)
+        identity = record.identity_at(geometry, level_hash)
+        if identity in self._known or self._is_filed(identity):
             return False
         self._journal.append(record.to_bytes())
-        self._known.add(record.identity)
+        self._known.add(identity)
         if record.label is not None:
-            self._levels[record.level.hash] = record.level
-            self._labels[question_of(record.atoms(), record.level)] = record.label
+            self._levels[level_hash] = record.level
+            self._labels[question_at(geometry, level_hash)] = record.label
         return True
 
     def find_label(self, atoms: Atoms, level: LevelOfTheory) -> Label | None:
@@ -264,6 +269,12 @@ class FrameStore:
             path.with_suffix(".lock").unlink(missing_ok=True)
         if self._folder.exists():
             sync_folder(self._folder)
+
+    def _hash_of(self, level: LevelOfTheory) -> str:
+        """Return the hash of a level; most often it is the one that was asked last."""
+        if self._last_level is None or self._last_level[0] is not level:
+            self._last_level = level, level.hash
+        return self._last_level[1]
 
     def _index(self) -> None:
         """Note which frames and questions the file has, and where."""
