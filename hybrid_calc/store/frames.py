@@ -217,18 +217,28 @@ class FrameStore:
         StoreError
             The file was replaced by another store's while it was read.
         """
+        for _, record in self.at(np.flatnonzero(matching(self.columns(), query))):
+            yield record
+
+    def at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Record]]:
+        """Yield the frames at some places of `columns`, increasing; the others are not read.
+
+        Raises
+        ------
+        StoreError
+            The file was replaced by another store's while it was read.
+        """
         columns, rows, pending = self._selectable()
-        match = matching(columns, query)
-        identities = columns.identities()
-        wanted = rows[match[: len(rows)]]
+        identities, filed = columns.identities(), len(rows)
+        wanted = places[places < filed]
         if len(wanted):
-            expected = dict(zip(rows.tolist(), identities, strict=False))
-            for row, record in read_rows(self.path, self._damage, wanted):
-                if record.identity != expected[row]:
+            place_of = dict(zip(rows[wanted].tolist(), wanted.tolist(), strict=True))
+            for row, record in read_rows(self.path, self._damage, rows[wanted]):
+                if record.identity != identities[place_of[row]]:
                     raise StoreError(f"{self.path} was replaced while it was read; read it again.")
-                yield record
-        for index in np.flatnonzero(match[len(rows) :]):
-            yield pending[identities[len(rows) + index]]
+                yield place_of[row], record
+        for place in places[places >= filed].tolist():
+            yield place, pending[identities[place]]
 
     def compact(self) -> None:
         """Rewrite the HDF5 file with the frames of every journal whose writer is gone or is us.
