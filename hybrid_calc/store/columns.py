@@ -32,8 +32,12 @@ NUMBERS: dict[str, tuple[str, str]] = {
     "energy": ("f8", "eV"),
     "force_error": ("f8", "eV/A"),
     "spread": ("f8", "eV/A"),
+    "good": ("i1", ""),
 }
-"""Type and unit of every column of numbers; a number not known is NaN, a step -1."""
+"""Type and unit of every column of numbers.
+
+What is not known is NaN; of ``step`` and ``good`` (within tolerance) it is -1.
+"""
 
 WORDS = ("level", "regime", "run", "committee", "formula", "elements")
 """Columns of words; a level is the JSON of all its fields."""
@@ -168,6 +172,7 @@ def _row(record: Record, level: str, level_hash: str) -> dict[str, Any]:
         "energy": np.nan if record.label is None else record.label.energy,
         "force_error": _number(meta.get("force_error")),
         "spread": _number(meta.get("spread")),
+        "good": -1 if meta.get("good") is None else bool(meta["good"]),
         "level": level,
         "regime": str(meta.get("regime") or "unknown"),
         "run": str(meta.get("run") or ""),

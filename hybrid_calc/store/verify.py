@@ -23,12 +23,15 @@ class Findings:
         How many can be read, each once.
     damage
         One sentence per place that could not be read or is not what was written.
+    lost
+        How many frames the file lists that cannot be read.
     torn_tails
         One sentence per journal whose last, never acknowledged record is incomplete.
     """
 
     frames: int
     damage: tuple[str, ...]
+    lost: int
     torn_tails: tuple[str, ...]
 
 
@@ -37,7 +40,7 @@ def check_store(store: FrameStore) -> Findings:
     journalled = read_journals(store.path.with_name(store.path.name + ".journals"))
     pending = set(journalled.records)
     damage: list[str] = []
-    frames = 0
+    frames = listed = 0
     if store.path.exists():
         columns, _ = read_columns(store.path, damage)
         sound = not damage
@@ -49,8 +52,10 @@ def check_store(store: FrameStore) -> Findings:
                 damage.append(f"{store.path.name}: columns of frames from {frames} are wrong")
             pending.difference_update(derived.identities())
             frames += len(batch)
+        listed = len(columns)
     return Findings(
         frames=frames + len(pending),
+        lost=max(0, listed - frames),
         damage=(*damage, *journalled.damage),
         torn_tails=journalled.torn_tails,
     )
