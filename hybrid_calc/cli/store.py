@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hybrid_calc.store.frames import FrameStore
+    from hybrid_calc.store.verify import Recomputed
 
 store_app = typer.Typer(help="Look into a store of validated frames.", no_args_is_help=True)
 
@@ -47,27 +51,60 @@ def info(path: StorePath, as_json: AsJson = False) -> None:
 
 
 @store_app.command()
-def verify(path: StorePath, as_json: AsJson = False) -> None:
+def verify(
+    path: StorePath,
+    *,
+    as_json: AsJson = False,
+    recompute: Annotated[
+        int, typer.Option(help="Also label so many random frames again and compare.")
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file whose reference labels them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of frames.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest force difference, eV/A.")] = 0.002,
+) -> None:
     """Read every frame, check every digest, and name what is damaged."""
     from rich.console import Console
 
-    from hybrid_calc.report.store import print_damage, print_json
+    from hybrid_calc.report.store import findings_json, print_damage, print_json, print_recomputed
     from hybrid_calc.store.frames import open_existing
     from hybrid_calc.store.verify import check_store
 
     store = open_existing(path)
     findings = check_store(store)
+    again = _recompute(store, recompute, config, seed) if recompute else []
     if as_json:
-        print_json(
-            {
-                "frames": findings.frames,
-                "damage": list(findings.damage),
-                "torn_tails": list(findings.torn_tails),
-            }
-        )
+        print_json(findings_json(findings, again))
     else:
         print_damage(Console(), store.path.name, findings)
-    raise typer.Exit(1 if findings.damage else 0)
+        print_recomputed(Console(), again, tolerance)
+    wrong = [one for one in again if not one.force_difference <= tolerance]
+    raise typer.Exit(1 if findings.damage or wrong else 0)
+
+
+@store_app.command()
+def split(
+    path: StorePath,
+    seed: Annotated[int, typer.Option(help="Of the order of trajectories.")] = 0,
+    segment_steps: Annotated[
+        int, typer.Option(help="Cut runs into trajectories of so many steps; 0: whole runs.")
+    ] = 0,
+) -> None:
+    """Split trajectories into train, validation, test and calibration; keep it for good."""
+    from hybrid_calc.store.frames import open_existing
+    from hybrid_calc.store.query import Query, matching
+    from hybrid_calc.store.selection import read_split, split_trajectories, write_split
+
+    store = open_existing(path)
+    columns = store.columns()
+    columns = columns.take(matching(columns, Query(labelled=True)))
+    before = read_split(store.path)
+    done = split_trajectories(columns, seed, segment_steps=segment_steps, before=before)
+    write_split(store.path, done)
+    parts = done.part_of(columns)
+    for part in done.parts:
+        sys.stdout.write(f"{part}: {parts.count(part)} frames\n")
 
 
 @store_app.command()
@@ -114,6 +151,9 @@ def export(
     ] = None,
     regime: Regime = None,
     run: Run = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of the split: see store split.")
+    ] = None,
     weight: Annotated[
         list[str] | None, typer.Option(help="Weight of a regime in training: reactive=4.")
     ] = None,
@@ -125,11 +165,15 @@ def export(
     from hybrid_calc.store import archive, export
     from hybrid_calc.store.frames import open_existing
     from hybrid_calc.store.query import Query
+    from hybrid_calc.store.selection import records_of_part
 
     store = open_existing(path)
     weights = _weights(weight or [])
     to = to or _FORMATS.get(target.suffix, Format.EXTXYZ)
-    records = store.select(Query(regime=regime, run=run)) if regime or run else iter(store)
+    if part:
+        records = records_of_part(store, part, Query(regime=regime, run=run, labelled=True))
+    else:
+        records = store.select(Query(regime=regime, run=run)) if regime or run else iter(store)
     if to is Format.ARCHIVE:
         frames = archive.export_archive(records, target)
     elif to is Format.DB:
@@ -196,6 +240,22 @@ def compact(path: StorePath) -> None:
 
 
 _FORMATS = {".db": Format.DB, ".zip": Format.ARCHIVE}
+
+
+def _recompute(store: FrameStore, count: int, config: Path | None, seed: int) -> list[Recomputed]:
+    import numpy as np
+
+    from hybrid_calc.config import build_reference, load_settings
+    from hybrid_calc.errors import InputError
+    from hybrid_calc.store.verify import recompute
+
+    if config is None:
+        raise InputError("--recompute needs a reference: give its settings file with --config.")
+    reference = build_reference(load_settings(config, None).reference)
+    try:
+        return recompute(store, reference, count, np.random.default_rng(seed))
+    finally:
+        reference.close()
 
 
 def _weights(texts: list[str]) -> dict[str, float]:

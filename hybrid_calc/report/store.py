@@ -16,7 +16,7 @@ from rich.table import Table
 from hybrid_calc.store.columns import Columns
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query, matching
-from hybrid_calc.store.verify import Findings, check_store
+from hybrid_calc.store.verify import Findings, Recomputed, check_store
 
 ROW_NUMBERS = ("atoms", "step", "energy", "force_error", "spread")
 ROW_WORDS = ("formula", "regime", "run")
@@ -67,6 +67,40 @@ def print_damage(console: Console, name: str, findings: Findings) -> None:
     _print_damage(console, findings)
     if not findings.damage:
         console.print(f"{name}: {findings.frames} frames, every digest agrees")
+
+
+def print_recomputed(console: Console, again: list[Recomputed], tolerance: float) -> None:
+    """Print how far labels solved again are from those stored."""
+    for one in again:
+        if one.failure:
+            sentence = f"frame {one.identity}: could not be labelled again: {one.failure}"
+        else:
+            sentence = (
+                f"frame {one.identity}: labelled again, forces differ by "
+                f"{one.force_difference:.2g} eV/A, energy by {one.energy_difference:+.2g} eV"
+            )
+        style = None if one.force_difference <= tolerance else "red"
+        console.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def findings_json(findings: Findings, again: list[Recomputed]) -> dict[str, Any]:
+    """Return what reading a whole store found; JSON-able."""
+    content: dict[str, Any] = {
+        "frames": findings.frames,
+        "damage": list(findings.damage),
+        "torn_tails": list(findings.torn_tails),
+    }
+    if again:
+        content["recomputed"] = [
+            {
+                "frame": one.identity,
+                "energy_difference": _finite(one.energy_difference),
+                "force_difference": _finite(one.force_difference),
+                "failure": one.failure,
+            }
+            for one in again
+        ]
+    return content
 
 
 def matching_rows(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError, StoreDamagedError
 from hybrid_calc.store.columns import Columns
+from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.journal import sync_folder
+from hybrid_calc.store.query import Query, matching
+from hybrid_calc.store.record import Record
 
 PARTS = {"train": 0.7, "validation": 0.1, "test": 0.1, "calibration": 0.1}
 """Shares of the frames; what is calibrated on is never trained on."""
@@ -176,6 +179,30 @@ def _deal(
             lack[part] -= counts[group]
             dealt[names[group]] = order[part]
     return dealt
+
+
+def records_of_part(store: FrameStore, part: str, query: Query) -> Iterator[Record]:
+    """Yield the frames of one part of the store's split that match a query.
+
+    Raises
+    ------
+    InputError
+        The store was never split, has no such part, or has matching frames
+        of trajectories that came after the split.
+    """
+    split = read_split(store.path)
+    if split is None or part not in split.parts:
+        known = "it was never split" if split is None else f"its parts are {', '.join(split.parts)}"
+        raise InputError(f"{store.path.name} has no part {part}: {known}. See: store split.")
+    columns = store.columns()
+    match = matching(columns, query)
+    parts = np.array(split.part_of(columns), dtype=object)
+    if (match & (parts == "")).any():
+        raise InputError(
+            "frames of new trajectories are in no part yet; run: hybrid-calc store split "
+            f"{store.path.name} (nobody else moves)."
+        )
+    return (record for _, record in store.at(np.flatnonzero(match & (parts == part))))
 
 
 def split_path(store: Path) -> Path:

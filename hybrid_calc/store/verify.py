@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hybrid_calc.errors import InputError, ReferenceFailed
+from hybrid_calc.reference.label import Reference
 from hybrid_calc.store.block import FRAMES_PER_BLOCK, batch_by
 from hybrid_calc.store.columns import HASHES, NUMBERS, WORDS, Columns, columns_of
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.hdf5 import read_columns, read_hdf5
 from hybrid_calc.store.journals import read_journals
+from hybrid_calc.store.query import Query, matching
+from hybrid_calc.store.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,4 +74,67 @@ def same_columns(one: Columns, other: Columns) -> bool:
             for name in NUMBERS
         )
         and all(one.words(name) == other.words(name) for name in WORDS)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """A label beside the same label solved again.
+
+    Attributes
+    ----------
+    identity
+        Of the frame.
+    energy_difference
+        New minus stored, eV; NaN where the reference failed.
+    force_difference
+        Largest difference of an atom's force vector, eV/A; NaN where the
+        reference failed.
+    failure
+        Why there is no new label; empty otherwise.
+    """
+
+    identity: str
+    energy_difference: float
+    force_difference: float
+    failure: str = ""
+
+
+def recompute(
+    store: FrameStore, reference: Reference, count: int, chance: np.random.Generator
+) -> list[Recomputed]:
+    """Label random validated frames again and compare; nothing is stored.
+
+    Raises
+    ------
+    InputError
+        There is no validated frame.
+    LevelMismatchError
+        The reference solves another level than the store's.
+    """
+    store.check_level(reference.level)
+    places = np.flatnonzero(matching(store.columns(), Query(labelled=True)))
+    if not len(places):
+        raise InputError("the store holds no validated frame to label again.")
+    chosen = np.sort(chance.choice(places, size=min(count, len(places)), replace=False))
+    return [_compare(record, reference) for _, record in store.at(chosen)]
+
+
+def _compare(record: Record, reference: Reference) -> Recomputed:
+    if record.label is None:
+        raise InputError(f"frame {record.identity} was rejected; it has no label to compare with.")
+    try:
+        label = reference.label(record.atoms())
+    except ReferenceFailed as error:
+        return Recomputed(
+            identity=record.identity,
+            energy_difference=np.nan,
+            force_difference=np.nan,
+            failure=f"{type(error).__name__}: {error}",
+        )
+    difference = np.linalg.norm(label.forces - record.label.forces, axis=1)
+    return Recomputed(
+        identity=record.identity,
+        energy_difference=label.energy - record.label.energy,
+        force_difference=float(difference.max()),
     )

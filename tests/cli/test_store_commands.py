@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import ase.io
@@ -213,6 +214,43 @@ def test_export_weighs_regimes_and_refuses_what_is_no_weight(jobs, path, tmp_pat
     assert {a.info["config_weight"] for a in ase.io.read(target, index=":")} == {3.0}
     ended = jobs.call("store", "export", path, target, "--weight", "equilibrium")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
+def test_labels_solved_again_agree_and_a_wrong_one_is_found(jobs, path, tmp_path):
+    config = jobs.write()
+    ended = jobs.call("store", "verify", path, "--recompute", "2", "--config", config)
+    assert ended.code == 0
+    assert ended.out.count("labelled again, forces differ by 0 eV/A") == 2
+    with FrameStore(path) as store:
+        record = next(iter(frames(10)))
+        wrong = dataclasses.replace(record.label, forces=record.label.forces + 0.1)
+        store.append(dataclasses.replace(record, label=wrong))
+    ended = jobs.call("store", "verify", path, "--recompute", "9", "--config", config, "--json")
+    assert ended.code == 1
+    differences = [one["force_difference"] for one in json.loads(ended.out)["recomputed"]]
+    assert len(differences) == 5
+    assert max(differences) == pytest.approx(0.1 * 3**0.5)
+    assert jobs.call("store", "verify", path, "--recompute", "1").code == 2
+
+
+def test_split_is_kept_and_exported_by_part(jobs, tmp_path):
+    with FrameStore(tmp_path / "runs.h5") as store:
+        for number, record in enumerate(frames(12)):
+            store.append(record.with_meta(run=f"run-{number}"))
+    target = tmp_path / "train.xyz"
+    assert jobs.call("store", "export", store.path, target, "--part", "train").code == 2
+    ended = jobs.call("store", "split", store.path, "--seed", "1")
+    assert ended.code == 0
+    counts = {line.split(":")[0]: int(line.split()[1]) for line in ended.out.splitlines()}
+    assert sum(counts.values()) == 12
+    assert jobs.call("store", "split", store.path, "--seed", "9").out == ended.out
+    seen = []
+    for part, count in counts.items():
+        jobs.call("store", "export", store.path, target, "--part", part)
+        found = [atoms.info["frame"] for atoms in ase.io.read(target, index=":")]
+        assert len(found) == count
+        seen += found
+    assert len(set(seen)) == 12
 
 
 def test_stores_are_merged(jobs, path, tmp_path):
