@@ -15,9 +15,11 @@ from hybrid_calc.store.block import MAX_DIMENSIONS, TYPES, Block
 from hybrid_calc.store.columns import NUMBERS, Columns, concatenate, tables_text
 from hybrid_calc.store.record import ARRAYS
 
-VALUES_PER_CHUNK = 8192
-"""One damaged chunk costs the frames in it and no other; 64 kB of float64."""
-ROWS_PER_CHUNK = 1024
+VALUES_PER_CHUNK = 4096
+"""One damaged chunk costs the frames in it and no other; 32 kB of float64."""
+ROWS_PER_CHUNK = 256
+COLUMN_ROWS_PER_CHUNK = 4096
+"""Of what frames are selected on: damage there costs no frame."""
 FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
 
@@ -127,13 +129,12 @@ def write_image(
 def _fill(file: h5py.File, blocks: Iterable[tuple[Block, Columns]], sink: Sink) -> None:
     frames = file.create_group("frames")
     text = h5py.string_dtype()
-    _growing(frames, "energy", np.float64, unit="eV")
-    _growing(frames, "identity", "S32")
-    _growing(frames, "digest", "S32")
-    header = frames.create_dataset(
-        "header", shape=(0,), maxshape=(None,), dtype=text, chunks=(ROWS_PER_CHUNK,)
-    )
-    header.attrs["unit"] = ""  # each has its own digest; HDF5 checksums no texts of any length
+    # Each row is covered by its frame's digest: without filters, damage costs one frame.
+    for name, dtype in {"energy": "f8", "identity": "S32", "digest": "S32", "header": text}.items():
+        column = frames.create_dataset(
+            name, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(ROWS_PER_CHUNK,)
+        )
+        column.attrs["unit"] = "eV" if name == "energy" else ""
     arrays = file.create_group("arrays")
     for name, unit in ARRAYS.items():
         group = arrays.create_group(name)
@@ -169,7 +170,8 @@ def _write_columns(group: h5py.Group, columns: Columns) -> None:
     units = {name: unit for name, (_, unit) in NUMBERS.items()}
     sources: dict[str, NDArray[Any]] = {**columns.hashes, **columns.numbers, **columns.places}
     for name, source in sources.items():
-        _growing(group, name, source.dtype, unit=units.get(name, ""))
+        unit, chunk = units.get(name, ""), (COLUMN_ROWS_PER_CHUNK,)
+        _growing(group, name, source.dtype, unit=unit, chunk=chunk)
         _extend(group[name], source)
     tables = np.frombuffer(tables_text(columns.tables).encode(), dtype=np.uint8)
     _growing(group, "tables", np.uint8, chunk=(VALUES_PER_CHUNK,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -182,6 +183,35 @@ def test_bits_flipped_anywhere_never_select_a_wrong_frame(path, records):
         for record in store:
             assert written[record.identity] == record.to_bytes(), (at, bit)
         assert store.damage or same_columns(store.columns(), right), (at, bit)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("arrays/forces/values", 456),
+        ("arrays/forces/offsets", 257),
+        ("frames/digest", 1),
+        ("frames/energy", 1),
+        ("columns/step", 0),
+    ],
+)
+def test_damaged_chunk_spares_the_other_frames(tmp_path, name, most):
+    path = tmp_path / "run.h5"
+    few = [sample(number) for number in range(3)]
+    forces = [few[n % 3].label.forces + n for n in range(600)]
+    records = [
+        dataclasses.replace(few[n % 3], label=dataclasses.replace(few[n % 3].label, forces=force))
+        for n, force in enumerate(forces)
+    ]
+    write_hdf5(path, records)
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset + chunk.size // 2 - 3] ^= 4
+    path.write_bytes(data)
+    found = identities(FrameStore(path))
+    assert found.keys() <= identities(records).keys()
+    assert 600 - most <= len(found) <= 600 - bool(most)
 
 
 def test_label_whose_frame_is_damaged_is_asked_and_stored_again(path, records):
