@@ -8,19 +8,18 @@ from typing import Annotated
 
 import typer
 
+from hybrid_calc.cli.store import store_app
+
 app = typer.Typer(
     help="ASE jobs with an MLIP committee that asks DFT where it cannot be trusted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-store_app = typer.Typer(help="Look into a store of validated frames.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 committee_app = typer.Typer(help="Make and look into committee bundles.", no_args_is_help=True)
 app.add_typer(committee_app, name="committee")
-
-StorePath = Annotated[Path, typer.Argument(help="Store, NAME.h5.")]
 
 
 @app.command()
@@ -64,68 +63,6 @@ def doctor() -> None:
 
     healthy = print_findings(Console(), examine())
     raise typer.Exit(0 if healthy else 1)
-
-
-@store_app.command()
-def info(path: StorePath) -> None:
-    """Say what a store holds."""
-    from rich.console import Console
-
-    from hybrid_calc.report.store import print_content
-    from hybrid_calc.store.frames import open_existing
-
-    print_content(Console(), open_existing(path))
-
-
-@store_app.command()
-def verify(path: StorePath) -> None:
-    """Read every frame, check every digest, and name what is damaged."""
-    from rich.console import Console
-
-    from hybrid_calc.report.store import print_damage
-    from hybrid_calc.store.frames import open_existing
-
-    whole = print_damage(Console(), open_existing(path))
-    raise typer.Exit(0 if whole else 1)
-
-
-@store_app.command()
-def export(
-    path: StorePath,
-    target: Annotated[Path, typer.Argument(help="Extended XYZ file for mace_run_train.")],
-) -> None:
-    """Write the validated frames for training MACE."""
-    from rich.console import Console
-
-    from hybrid_calc.store.export import export_extxyz
-    from hybrid_calc.store.frames import open_existing
-
-    store = open_existing(path)
-    frames = export_extxyz(store, target)
-    console = Console()
-    if store.damage:
-        sys.stderr.write(
-            f"hybrid-calc: what is damaged in the store is left out ({len(store.damage)} places); "
-            f"see hybrid-calc store verify {path}\n"
-        )
-    console.print(f"{frames} validated frames written to {target}", soft_wrap=True, markup=False)
-    console.print(
-        "train with: mace_run_train --train_file "
-        f"{target} --energy_key REF_energy --forces_key REF_forces --E0s average --name NAME",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-@store_app.command()
-def compact(path: StorePath) -> None:
-    """Bring the HDF5 file up to date with the journals of writers that are gone."""
-    from hybrid_calc.store.frames import open_existing
-
-    store = open_existing(path)
-    store.compact()
-    sys.stdout.write(f"{store.path.name}: {len(store)} frames\n")
 
 
 @committee_app.command("import")

@@ -1,56 +1,196 @@
-"""What a store holds, as tables a person can read."""
+"""What a store holds, as tables a person can read and data a program can."""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hybrid_calc.store.frames import Content, FrameStore
+from hybrid_calc.store.columns import Columns
+from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.query import Query, matching
+from hybrid_calc.store.verify import Findings, Recomputed, check_store
+
+ROW_NUMBERS = ("atoms", "step", "energy", "force_error", "spread")
+ROW_WORDS = ("formula", "regime", "run")
+
+
+def summary(store: FrameStore) -> dict[str, Any]:
+    """Return counts of a store: levels, molecules, committees, regimes; JSON-able."""
+    columns = store.columns()
+    labelled = columns.numbers["labelled"].astype(bool)
+    good = columns.take(labelled)
+    return {
+        "store": store.path.name,
+        "validated": int(labelled.sum()),
+        "rejected": int((~labelled).sum()),
+        "levels": [{"name": str(level), "hash": level.hash} for level in store.levels],
+        "molecules": dict(Counter(good.words("formula")).most_common()),
+        "committees": dict(Counter(good.words("committee")).most_common()),
+        "runs": dict(Counter(good.words("run")).most_common()),
+        "regimes": [_regime(good, name) for name in sorted(set(good.words("regime")))],
+        "damage": list(store.damage),
+    }
 
 
 def print_content(console: Console, store: FrameStore) -> None:
     """Print levels, regimes, committees and rejected frames of a store."""
-    content = store.read()
-    labelled = [record for record in content.records if record.label is not None]
-    rejected = [record for record in content.records if record.label is None]
-    console.print(f"{store.path.name}: {len(labelled)} validated frames, {len(rejected)} rejected")
-    for level in store.levels:
-        console.print(f"level of theory: {level} ({level.hash})", highlight=False, markup=False)
-    formulas = Counter(record.atoms().get_chemical_formula() for record in labelled)
-    committees = Counter(
-        f"{r.meta.get('committee_name', '?')} ({r.meta.get('committee', '?')})" for r in labelled
+    findings = check_store(store)
+    content = summary(store)
+    console.print(
+        f"{content['store']}: {content['validated'] - findings.lost} validated frames, "
+        f"{content['rejected']} rejected"
     )
-    for title, counts in (("molecule", formulas), ("committee", committees)):
-        for name, frames in counts.most_common():
+    for level in content["levels"]:
+        sentence = f"level of theory: {level['name']} ({level['hash']})"
+        console.print(sentence, highlight=False, markup=False)
+    for title, key in (("molecule", "molecules"), ("committee", "committees")):
+        for name, frames in content[key].items():
             console.print(f"{title}: {name}, {frames} frames", highlight=False, markup=False)
-    if labelled:
-        table = Table("regime", "frames", "within tolerance", "largest force error, eV/A")
-        for regime in sorted({str(record.meta.get("regime")) for record in labelled}):
-            metas = [r.meta for r in labelled if str(r.meta.get("regime")) == regime]
-            judged = [meta for meta in metas if meta.get("force_error") is not None]
-            good = sum(bool(meta["good"]) for meta in judged)
-            worst = max((meta["force_error"] for meta in judged), default=float("nan"))
-            share = f"{good} of {len(judged)}"
-            table.add_row(regime, str(len(metas)), share, f"{worst:.2f}")
-        console.print(table)
-    for record in rejected:
+    if content["regimes"]:
+        console.print(_regimes_table(content["regimes"]))
+    for record in store.select(Query(labelled=False)):
         sentence = f"rejected {record.identity}: {record.rejection}"
         console.print(sentence, highlight=False, markup=False)
-    _print_damage(console, content)
+    _print_damage(console, findings)
 
 
-def print_damage(console: Console, store: FrameStore) -> bool:
-    """Print what of a store is damaged; return whether it is whole."""
-    content = store.read()
-    _print_damage(console, content)
-    if not content.damage:
-        console.print(f"{store.path.name}: {len(content.records)} frames, every digest agrees")
-    return not content.damage
+def print_damage(console: Console, name: str, findings: Findings) -> None:
+    """Print what of a store is damaged, or that nothing is."""
+    _print_damage(console, findings)
+    if not findings.damage:
+        console.print(f"{name}: {findings.frames} frames, every digest agrees")
 
 
-def _print_damage(console: Console, content: Content) -> None:
+def print_recomputed(console: Console, again: list[Recomputed], tolerance: float) -> None:
+    """Print how far labels solved again are from those stored."""
+    for one in again:
+        if one.failure:
+            sentence = f"frame {one.identity}: could not be labelled again: {one.failure}"
+        else:
+            sentence = (
+                f"frame {one.identity}: labelled again, forces differ by "
+                f"{one.force_difference:.2g} eV/A, energy by {one.energy_difference:+.2g} eV"
+            )
+        style = None if one.force_difference <= tolerance else "red"
+        console.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def findings_json(findings: Findings, again: list[Recomputed]) -> dict[str, Any]:
+    """Return what reading a whole store found; JSON-able."""
+    content: dict[str, Any] = {
+        "frames": findings.frames,
+        "damage": list(findings.damage),
+        "torn_tails": list(findings.torn_tails),
+    }
+    if again:
+        content["recomputed"] = [
+            {
+                "frame": one.identity,
+                "energy_difference": _finite(one.energy_difference),
+                "force_difference": _finite(one.force_difference),
+                "failure": one.failure,
+            }
+            for one in again
+        ]
+    return content
+
+
+def matching_rows(
+    store: FrameStore, query: Query, limit: int
+) -> tuple[int, list[dict[str, object]]]:
+    """Return how many frames match, and the columns of the first few; JSON-able."""
+    columns = store.columns()
+    places = np.flatnonzero(matching(columns, query))
+    some = columns.take(places[:limit])
+    rows: list[dict[str, object]] = []
+    for place, identity in enumerate(some.identities()):
+        row: dict[str, object] = {"frame": identity}
+        row |= {name: some.tables[name][some.places[name][place]] for name in ROW_WORDS}
+        row |= {name: _finite(some.numbers[name][place].item()) for name in ROW_NUMBERS}
+        rows.append(row)
+    return len(places), rows
+
+
+def print_rows(console: Console, count: int, rows: list[dict[str, object]]) -> None:
+    """Print frames as a table."""
+    table = Table("frame", "molecule", "regime", "run", "step", "energy, eV", "force error, eV/A")
+    for row in rows:
+        energy, error = row["energy"], row["force_error"]
+        table.add_row(
+            str(row["frame"])[:10],
+            *(str(row[name]) for name in (*ROW_WORDS, "step")),
+            "" if energy is None else f"{energy:.3f}",
+            "" if error is None else f"{error:.3f}",
+        )
+    console.print(table)
+    console.print(f"{count} frames match, {len(rows)} shown", highlight=False)
+
+
+def print_exported(console: Console, frames: int, target: Path, to: str) -> None:
+    """Print how many frames were written, and what reads them."""
+    kind = "" if to == "archive" else "validated "
+    console.print(f"{frames} {kind}frames written to {target}", soft_wrap=True, markup=False)
+    if to in {"extxyz", "mace-hdf5"}:
+        elements = " --atomic_numbers '[1, 6, ...]'" if to == "mace-hdf5" else ""
+        zeros = "'{1: -13.6, ...}'" if to == "mace-hdf5" else "average"
+        console.print(
+            f"train with: mace_run_train --train_file {target} --energy_key REF_energy "
+            f"--forces_key REF_forces --E0s {zeros}{elements} --name NAME",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def print_json(content: object) -> None:
+    """Print data for programs."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def _regime(good: Columns, name: str) -> dict[str, Any]:
+    """Return counts of one regime; within tolerance as the gate judged then."""
+    here = good.take(matching(good, Query(regime=name)) & (_words(good) == name))
+    errors = here.numbers["force_error"]
+    judged = ~np.isnan(errors)
+    return {
+        "regime": name,
+        "frames": len(here),
+        "judged": int(judged.sum()),
+        "within_tolerance": int((here.numbers["good"] == 1).sum()),
+        "largest_force_error": _finite(float(errors[judged].max()) if judged.any() else math.nan),
+    }
+
+
+def _words(columns: Columns) -> Any:
+    return np.array(columns.words("regime"), dtype=object)
+
+
+def _regimes_table(regimes: list[dict[str, Any]]) -> Table:
+    table = Table("regime", "frames", "within tolerance", "largest force error, eV/A")
+    for row in regimes:
+        worst = row["largest_force_error"]
+        table.add_row(
+            row["regime"],
+            str(row["frames"]),
+            f"{row['within_tolerance']} of {row['judged']}",
+            "nan" if worst is None else f"{worst:.2f}",
+        )
+    return table
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _print_damage(console: Console, content: Findings) -> None:
     for title, style, sentences in (
         ("damaged", "red", content.damage),
         ("never acknowledged", "yellow", content.torn_tails),

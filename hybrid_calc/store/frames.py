@@ -7,15 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from ase import Atoms
 from filelock import FileLock
+from numpy.typing import NDArray
 
-from hybrid_calc.errors import InputError, LevelMismatchError, StoreDamagedError
+from hybrid_calc.errors import InputError, LevelMismatchError, StoreError
 from hybrid_calc.geometry import geometry_key
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.store.hdf5 import check_format, read_hdf5, write_hdf5
-from hybrid_calc.store.journal import SUFFIX, Journal, read_journal, sync_folder, take_over
+from hybrid_calc.store.columns import Columns, columns_of, concatenate, question_at, question_of
+from hybrid_calc.store.compaction import rewrite
+from hybrid_calc.store.hdf5 import (
+    check_format,
+    read_blocks,
+    read_columns,
+    read_hdf5,
+    read_rows,
+    schema_of,
+)
+from hybrid_calc.store.journal import Journal, sync_folder, take_over
+from hybrid_calc.store.journals import journals_in, read_journals
+from hybrid_calc.store.query import Query, matching
 from hybrid_calc.store.record import Record
 
 COMPACTION_TIMEOUT_S = 600.0
@@ -75,11 +88,22 @@ class FrameStore:
         self._journal = Journal(self._folder)
         if self.path.exists():
             check_format(self.path)
-        content = self.read()
-        self.damage = content.damage
-        self._known = {record.identity for record in content.records}
-        self._labels = _labels_by_question(content.records)
-        self._levels = {r.level.hash: r.level for r in content.records if r.label is not None}
+        journalled = read_journals(self._folder)
+        self._damage = list(journalled.damage)
+        self._known = set(journalled.records)
+        self._labels = {
+            question_of(record.atoms(), record.level): record.label
+            for record in journalled.records.values()
+            if record.label is not None
+        }
+        self._levels: dict[str, LevelOfTheory] = {}
+        self._last_level: tuple[LevelOfTheory, str] | None = None
+        self._filed: dict[str, int] = {}
+        self._questions: dict[str, int] = {}
+        if self.path.exists():
+            self._index()
+        labelled = [r for r in journalled.records.values() if r.label is not None]
+        self._levels |= {record.level.hash: record.level for record in labelled}
 
     def __enter__(self) -> FrameStore:
         return self
@@ -94,7 +118,12 @@ class FrameStore:
 
     def __len__(self) -> int:
         """Return the number of frames, rejected ones included."""
-        return len(self._known)
+        return len(self._filed.keys() | self._known)
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was found damaged, on opening and on reading since; `read` looks at everything."""
+        return tuple(dict.fromkeys(self._damage))
 
     @property
     def levels(self) -> tuple[LevelOfTheory, ...]:
@@ -109,11 +138,12 @@ class FrameStore:
         LevelMismatchError
             The store holds labels of another level.
         """
-        others = [known for key, known in self._levels.items() if key != level.hash]
+        level_hash = self._hash_of(level)
+        others = [known for key, known in self._levels.items() if key != level_hash]
         if others:
             raise LevelMismatchError(
                 f"store {self.path.name} holds labels of {others[0]} ({others[0].hash}); the "
-                f"reference solves {level} ({level.hash}). Give the run a store of its own, or "
+                f"reference solves {level} ({level_hash}). Give the run a store of its own, or "
                 "the reference the store's level."
             )
 
@@ -129,40 +159,86 @@ class FrameStore:
         """
         if record.label is not None:
             self.check_level(record.level)
-        if record.identity in self._known:
+        geometry, level_hash = geometry_key(record.atoms()), self._hash_of(record.level)
+        identity = record.identity_at(geometry, level_hash)
+        if identity in self._known or self._is_filed(identity):
             return False
         self._journal.append(record.to_bytes())
-        self._known.add(record.identity)
+        self._known.add(identity)
         if record.label is not None:
-            self._levels[record.level.hash] = record.level
-            self._labels[_question(record.atoms(), record.level)] = record.label
+            self._levels[level_hash] = record.level
+            self._labels[question_at(geometry, level_hash)] = record.label
         return True
 
     def find_label(self, atoms: Atoms, level: LevelOfTheory) -> Label | None:
         """Return the label of exactly this geometry at this level, or None."""
-        return self._labels.get(_question(atoms, level))
+        question = question_of(atoms, level)
+        if question in self._labels:
+            return self._labels[question]
+        record = self._fetch(question, self._questions)
+        return None if record is None else record.label
 
     def read(self) -> Content:
         """Return every frame of file and journals, each once, and what is damaged."""
         file_damage: list[str] = []
-        journal_damage: list[str] = []
-        torn_tails: list[str] = []
         records: dict[str, Record] = {}
         # Journals first: a compactor deletes them only after the file has their frames.
-        journalled = self._read_journals(journal_damage, torn_tails)
+        journalled = read_journals(self._folder)
         if self.path.exists():
             records = {r.identity: r for r in read_hdf5(self.path, file_damage)}
-        for record in journalled:
-            records.setdefault(record.identity, record)
+        for identity, record in journalled.records.items():
+            records.setdefault(identity, record)
         return Content(
             records=tuple(records.values()),
             file_damage=tuple(file_damage),
-            journal_damage=tuple(journal_damage),
-            torn_tails=tuple(torn_tails),
+            journal_damage=journalled.damage,
+            torn_tails=journalled.torn_tails,
         )
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self.read().records)
+        """Yield every frame once; of the file, one block of frames is held at a time."""
+        pending = dict(read_journals(self._folder).records)
+        if self.path.exists():
+            for _, block, good in read_blocks(self.path, self._damage):
+                for index in good:
+                    pending.pop(block.identities[index], None)
+                    yield block.record(index)
+        yield from pending.values()
+
+    def columns(self) -> Columns:
+        """Return what frames are selected on, of every frame, in the order of `__iter__`."""
+        return self._selectable()[0]
+
+    def select(self, query: Query) -> Iterator[Record]:
+        """Yield the frames that match; the others are not read.
+
+        Raises
+        ------
+        StoreError
+            The file was replaced by another store's while it was read.
+        """
+        for _, record in self.at(np.flatnonzero(matching(self.columns(), query))):
+            yield record
+
+    def at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Record]]:
+        """Yield the frames at some places of `columns`, increasing; the others are not read.
+
+        Raises
+        ------
+        StoreError
+            The file was replaced by another store's while it was read.
+        """
+        columns, rows, pending = self._selectable()
+        identities, filed = columns.identities(), len(rows)
+        wanted = places[places < filed]
+        if len(wanted):
+            place_of = dict(zip(rows[wanted].tolist(), wanted.tolist(), strict=True))
+            for row, record in read_rows(self.path, self._damage, rows[wanted]):
+                if record.identity != identities[place_of[row]]:
+                    raise StoreError(f"{self.path} was replaced while it was read; read it again.")
+                yield place_of[row], record
+        for place in places[places >= filed].tolist():
+            yield place, pending[identities[place]]
 
     def compact(self) -> None:
         """Rewrite the HDF5 file with the frames of every journal whose writer is gone or is us.
@@ -178,10 +254,10 @@ class FrameStore:
         with FileLock(self.path.with_name(self.path.name + ".lock"), COMPACTION_TIMEOUT_S):
             for left in self.path.parent.glob(f"{self.path.name}.*.tmp"):
                 left.unlink(missing_ok=True)  # of a compactor that was killed
-            locks = {path: take_over(path) for path in self._journals()}
+            locks = {path: take_over(path) for path in journals_in(self._folder)}
             finished = [path for path, lock in locks.items() if lock is not None]
             try:
-                if finished or not self.path.exists():
+                if finished or not self.path.exists() or schema_of(self.path) == 1:
                     self._rewrite(finished)
             finally:
                 for lock in locks.values():
@@ -193,16 +269,10 @@ class FrameStore:
         self.compact()
 
     def _rewrite(self, finished: list[Path]) -> None:
-        content = self.read()
-        if content.file_damage:
-            raise StoreDamagedError(
-                f"{content.file_damage[0]}. The file is left as it is; frames in "
-                f"{self._folder.name} are safe. Move the file away and compact again to keep "
-                "what the journals hold."
-            )
-        write_hdf5(self.path, content.records)
+        journalled = read_journals(self._folder)
+        rewrite(self.path, journalled.records)
         for path in finished:
-            if any(sentence.startswith(f"{path.name}:") for sentence in content.journal_damage):
+            if journalled.damages(path):
                 path.rename(path.with_suffix(".damaged"))
             else:
                 path.unlink(missing_ok=True)
@@ -210,24 +280,47 @@ class FrameStore:
         if self._folder.exists():
             sync_folder(self._folder)
 
-    def _journals(self) -> list[Path]:
-        return sorted(self._folder.glob(f"*{SUFFIX}")) if self._folder.exists() else []
+    def _hash_of(self, level: LevelOfTheory) -> str:
+        """Return the hash of a level; most often it is the one that was asked last."""
+        if self._last_level is None or self._last_level[0] is not level:
+            self._last_level = level, level.hash
+        return self._last_level[1]
 
-    def _read_journals(self, damage: list[str], torn_tails: list[str]) -> list[Record]:
-        records = []
-        for path in self._journals():
-            try:
-                content = read_journal(path)
-            except FileNotFoundError:
-                continue  # compacted since it was listed: its frames are in the file
-            damage += content.damage
-            torn_tails += [content.torn_tail] if content.torn_tail else []
-            for number, payload in enumerate(content.payloads):
-                try:
-                    records.append(Record.from_bytes(payload))
-                except StoreDamagedError as error:
-                    damage.append(f"{path.name}: record {number}: {error}")
-        return records
+    def _index(self) -> None:
+        """Note which frames and questions the file has, and where."""
+        columns, rows = read_columns(self.path, self._damage)
+        self._filed = dict(zip(columns.identities(), rows.tolist(), strict=True))
+        labelled = columns.numbers["labelled"].astype(bool)
+        questions = [text.decode() for text in columns.hashes["question"][labelled].tolist()]
+        self._questions = dict(zip(questions, rows[labelled].tolist(), strict=True))
+        levels = columns.levels()
+        for place in np.unique(columns.places["level"][labelled]):
+            self._levels[levels[place].hash] = levels[place]
+
+    def _fetch(self, key: str, places: dict[str, int]) -> Record | None:
+        """Return the frame of a key in the file; one that cannot be read is not there."""
+        if key not in places:
+            return None
+        rows = np.array([places[key]], dtype=np.int64)
+        for _, record in read_rows(self.path, self._damage, rows):
+            if key in {record.identity, question_of(record.atoms(), record.level)}:
+                return record
+        del places[key]
+        return None
+
+    def _is_filed(self, identity: str) -> bool:
+        """Tell whether the file has a frame; one that is damaged must be written again."""
+        return self._fetch(identity, self._filed) is not None
+
+    def _selectable(self) -> tuple[Columns, NDArray[np.int64], dict[str, Record]]:
+        """Return columns of all frames, the rows of those in the file, and the others."""
+        pending = dict(read_journals(self._folder).records)
+        columns, rows = columns_of([]), np.zeros(0, dtype=np.int64)
+        if self.path.exists():
+            columns, rows = read_columns(self.path, self._damage)
+        for identity in columns.identities() if pending else []:
+            pending.pop(identity, None)
+        return concatenate([columns, columns_of(pending.values())]), rows, pending
 
 
 def open_existing(path: str | Path) -> FrameStore:
@@ -242,15 +335,3 @@ def open_existing(path: str | Path) -> FrameStore:
     if not path.exists() and not path.with_name(path.name + ".journals").exists():
         raise InputError(f"there is no store {path}.")
     return FrameStore(path)
-
-
-def _question(atoms: Atoms, level: LevelOfTheory) -> tuple[str, str]:
-    return geometry_key(atoms), level.hash
-
-
-def _labels_by_question(records: tuple[Record, ...]) -> dict[tuple[str, str], Label]:
-    return {
-        _question(record.atoms(), record.level): record.label
-        for record in records
-        if record.label is not None
-    }

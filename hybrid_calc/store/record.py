@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,12 @@ class Record:
         The same answer to the same question is the same frame, whoever wrote
         it and however often.
         """
-        digest = hashlib.sha256(geometry_key(self.atoms()).encode())
-        digest.update(self.level.hash.encode())
+        return self.identity_at(geometry_key(self.atoms()), self.level.hash)
+
+    def identity_at(self, geometry: str, level: str) -> str:
+        """Return `identity`, given the hashes of geometry and level, which take longest."""
+        digest = hashlib.sha256(geometry.encode())
+        digest.update(level.encode())
         if self.label is None:
             digest.update(self.rejection.encode())
         else:
@@ -166,7 +171,7 @@ class Record:
     @classmethod
     def from_parts(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Record:
         """Rebuild a record from `header` and `arrays`."""
-        level = LevelOfTheory.from_dict(header["level"])
+        level = _level(json.dumps(header["level"], sort_keys=True))
         label = None
         if header["label"] is not None:
             label = Label(
@@ -220,3 +225,8 @@ class Record:
     def with_meta(self, **more: object) -> Record:
         """Return a copy with more in ``meta``."""
         return dataclasses.replace(self, meta={**self.meta, **more})
+
+
+@lru_cache(maxsize=16)
+def _level(text: str) -> LevelOfTheory:
+    return LevelOfTheory.from_dict(json.loads(text))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import ase.io
 import pytest
 from ase.build import molecule
@@ -161,7 +164,105 @@ def test_what_a_run_stored_can_be_exported_by_the_command_it_prints(jobs, tmp_pa
     assert len(exported) == summary_of(output)["reference_calls"]
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "compact", "export"])
+def test_info_and_verify_speak_json(jobs, path):
+    content = json.loads(jobs.call("store", "info", path, "--json").out)
+    assert (content["validated"], content["rejected"]) == (4, 1)
+    assert content["molecules"] == {"H2O": 4}
+    (regime,) = content["regimes"]
+    assert (regime["frames"], regime["within_tolerance"], regime["judged"]) == (4, 4, 4)
+    assert regime["largest_force_error"] == pytest.approx(0.03)
+    findings = json.loads(jobs.call("store", "verify", path, "--json").out)
+    assert findings == {"frames": 5, "damage": [], "torn_tails": []}
+
+
+def test_query_lists_what_matches(jobs, path):
+    ended = jobs.call("store", "query", path, "--regime", "equilibrium", "--min-error", "0.015")
+    assert ended.code == 0
+    assert "2 frames match, 2 shown" in ended.out
+    found = json.loads(
+        jobs.call("store", "query", path, "--element", "O", "--limit", "1", "--json").out
+    )
+    assert found["matching"] == 4
+    assert len(found["frames"]) == 1
+    assert found["frames"][0]["force_error"] == 0.0
+    assert jobs.call("store", "query", path, "--element", "Xq").code == 2
+
+
+@pytest.mark.parametrize("name", ["all.xyz", "all.db", "all.zip"])
+def test_what_is_exported_can_be_imported_into_a_new_store(jobs, path, tmp_path, name):
+    assert jobs.call("store", "export", path, tmp_path / name).code == 0
+    count = 5 if name == "all.zip" else 4
+    ended = jobs.call("store", "import", tmp_path / "new.h5", tmp_path / name)
+    assert (ended.code, ended.out) == (0, f"new.h5: {count} new frames, 0 were there already\n")
+    again = jobs.call("store", "import", tmp_path / "new.h5", tmp_path / name)
+    assert f"0 new frames, {count} were there already" in again.out
+    if name != "all.xyz":
+        exact = jobs.call("store", "import", path, tmp_path / name)
+        assert "0 new frames" in exact.out
+
+
+def test_shards_are_a_folder(jobs, path, tmp_path):
+    ended = jobs.call("store", "export", path, tmp_path / "shards", "--to", "mace-hdf5")
+    assert ended.code == 0
+    assert "--atomic_numbers" in ended.out
+    assert [p.name for p in (tmp_path / "shards").iterdir()] == ["train_0.h5"]
+
+
+def test_export_weighs_regimes_and_refuses_what_is_no_weight(jobs, path, tmp_path):
+    target = tmp_path / "train.xyz"
+    assert jobs.call("store", "export", path, target, "--weight", "equilibrium=3").code == 0
+    assert {a.info["config_weight"] for a in ase.io.read(target, index=":")} == {3.0}
+    ended = jobs.call("store", "export", path, target, "--weight", "equilibrium")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
+def test_labels_solved_again_agree_and_a_wrong_one_is_found(jobs, path, tmp_path):
+    config = jobs.write()
+    ended = jobs.call("store", "verify", path, "--recompute", "2", "--config", config)
+    assert ended.code == 0
+    assert ended.out.count("labelled again, forces differ by 0 eV/A") == 2
+    with FrameStore(path) as store:
+        record = next(iter(frames(10)))
+        wrong = dataclasses.replace(record.label, forces=record.label.forces + 0.1)
+        store.append(dataclasses.replace(record, label=wrong))
+    ended = jobs.call("store", "verify", path, "--recompute", "9", "--config", config, "--json")
+    assert ended.code == 1
+    differences = [one["force_difference"] for one in json.loads(ended.out)["recomputed"]]
+    assert len(differences) == 5
+    assert max(differences) == pytest.approx(0.1 * 3**0.5)
+    assert jobs.call("store", "verify", path, "--recompute", "1").code == 2
+
+
+def test_split_is_kept_and_exported_by_part(jobs, tmp_path):
+    with FrameStore(tmp_path / "runs.h5") as store:
+        for number, record in enumerate(frames(12)):
+            store.append(record.with_meta(run=f"run-{number}"))
+    target = tmp_path / "train.xyz"
+    assert jobs.call("store", "export", store.path, target, "--part", "train").code == 2
+    ended = jobs.call("store", "split", store.path, "--seed", "1")
+    assert ended.code == 0
+    counts = {line.split(":")[0]: int(line.split()[1]) for line in ended.out.splitlines()}
+    assert sum(counts.values()) == 12
+    assert jobs.call("store", "split", store.path, "--seed", "9").out == ended.out
+    seen = []
+    for part, count in counts.items():
+        jobs.call("store", "export", store.path, target, "--part", part)
+        found = [atoms.info["frame"] for atoms in ase.io.read(target, index=":")]
+        assert len(found) == count
+        seen += found
+    assert len(set(seen)) == 12
+
+
+def test_stores_are_merged(jobs, path, tmp_path):
+    with FrameStore(tmp_path / "other.h5") as other:
+        for record in frames(6):
+            other.append(record)
+    ended = jobs.call("store", "merge", path, other.path)
+    assert (ended.code, ended.out) == (0, "other.h5: 2 new frames, 4 were there already\n")
+    assert len(FrameStore(path)) == 7
+
+
+@pytest.mark.parametrize("command", ["info", "verify", "compact", "export", "query"])
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

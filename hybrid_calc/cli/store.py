@@ -1,0 +1,271 @@
+"""``hybrid-calc store``: look into a store, prove it whole, take frames out and in."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hybrid_calc.store.frames import FrameStore
+    from hybrid_calc.store.verify import Recomputed
+
+store_app = typer.Typer(help="Look into a store of validated frames.", no_args_is_help=True)
+
+StorePath = Annotated[Path, typer.Argument(help="Store, NAME.h5.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Level = Annotated[str | None, typer.Option(help="Only this level: its hash or name.")]
+Regime = Annotated[str | None, typer.Option(help="Only this regime, or its first word.")]
+Element = Annotated[list[str] | None, typer.Option(help="Only with this element; repeatable.")]
+Run = Annotated[str | None, typer.Option(help="Only frames of this run.")]
+MinError = Annotated[
+    float | None, typer.Option(help="Only where the committee was off by this or more, eV/A.")
+]
+
+
+class Format(StrEnum):
+    """What frames are exported to."""
+
+    EXTXYZ = "extxyz"
+    MACE_HDF5 = "mace-hdf5"
+    DB = "db"
+    ARCHIVE = "archive"
+
+
+@store_app.command()
+def info(path: StorePath, as_json: AsJson = False) -> None:
+    """Say what a store holds."""
+    from rich.console import Console
+
+    from hybrid_calc.report.store import print_content, print_json, summary
+    from hybrid_calc.store.frames import open_existing
+
+    store = open_existing(path)
+    if as_json:
+        print_json(summary(store))
+    else:
+        print_content(Console(), store)
+
+
+@store_app.command()
+def verify(
+    path: StorePath,
+    *,
+    as_json: AsJson = False,
+    recompute: Annotated[
+        int, typer.Option(help="Also label so many random frames again and compare.")
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file whose reference labels them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of frames.")] = 0,
+    tolerance: Annotated[float, typer.Option(help="Largest force difference, eV/A.")] = 0.002,
+) -> None:
+    """Read every frame, check every digest, and name what is damaged."""
+    from rich.console import Console
+
+    from hybrid_calc.report.store import findings_json, print_damage, print_json, print_recomputed
+    from hybrid_calc.store.frames import open_existing
+    from hybrid_calc.store.verify import check_store
+
+    store = open_existing(path)
+    findings = check_store(store)
+    again = _recompute(store, recompute, config, seed) if recompute else []
+    if as_json:
+        print_json(findings_json(findings, again))
+    else:
+        print_damage(Console(), store.path.name, findings)
+        print_recomputed(Console(), again, tolerance)
+    wrong = [one for one in again if not one.force_difference <= tolerance]
+    raise typer.Exit(1 if findings.damage or wrong else 0)
+
+
+@store_app.command()
+def split(
+    path: StorePath,
+    seed: Annotated[int, typer.Option(help="Of the order of trajectories.")] = 0,
+    segment_steps: Annotated[
+        int, typer.Option(help="Cut runs into trajectories of so many steps; 0: whole runs.")
+    ] = 0,
+) -> None:
+    """Split trajectories into train, validation, test and calibration; keep it for good."""
+    from hybrid_calc.store.frames import open_existing
+    from hybrid_calc.store.query import Query, matching
+    from hybrid_calc.store.selection import read_split, split_trajectories, write_split
+
+    store = open_existing(path)
+    columns = store.columns()
+    columns = columns.take(matching(columns, Query(labelled=True)))
+    before = read_split(store.path)
+    done = split_trajectories(columns, seed, segment_steps=segment_steps, before=before)
+    write_split(store.path, done)
+    parts = done.part_of(columns)
+    for part in done.parts:
+        sys.stdout.write(f"{part}: {parts.count(part)} frames\n")
+
+
+@store_app.command()
+def query(
+    path: StorePath,
+    *,
+    level: Level = None,
+    regime: Regime = None,
+    element: Element = None,
+    run: Run = None,
+    min_error: MinError = None,
+    limit: Annotated[int, typer.Option(help="Print so many frames at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the validated frames that match; no frame is read."""
+    from rich.console import Console
+
+    from hybrid_calc.report.store import matching_rows, print_json, print_rows
+    from hybrid_calc.store.frames import open_existing
+    from hybrid_calc.store.query import Query
+
+    wanted = Query(
+        level=level,
+        regime=regime,
+        elements=tuple(element or ()),
+        run=run,
+        min_force_error=min_error,
+        labelled=True,
+    )
+    count, rows = matching_rows(open_existing(path), wanted, limit)
+    if as_json:
+        print_json({"matching": count, "frames": rows})
+    else:
+        print_rows(Console(), count, rows)
+
+
+@store_app.command()
+def export(
+    path: StorePath,
+    target: Annotated[Path, typer.Argument(help="File, or folder of MACE's shards, to write.")],
+    *,
+    to: Annotated[
+        Format | None, typer.Option(help="By the ending of the target where not given.")
+    ] = None,
+    regime: Regime = None,
+    run: Run = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of the split: see store split.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="Weight of a regime in training: reactive=4.")
+    ] = None,
+) -> None:
+    """Write the validated frames for training MACE, for ASE, or the store as one archive."""
+    from rich.console import Console
+
+    from hybrid_calc.report.store import print_exported
+    from hybrid_calc.store import archive, export
+    from hybrid_calc.store.frames import open_existing
+    from hybrid_calc.store.query import Query
+    from hybrid_calc.store.selection import records_of_part
+
+    store = open_existing(path)
+    weights = _weights(weight or [])
+    to = to or _FORMATS.get(target.suffix, Format.EXTXYZ)
+    if part:
+        records = records_of_part(store, part, Query(regime=regime, run=run, labelled=True))
+    else:
+        records = store.select(Query(regime=regime, run=run)) if regime or run else iter(store)
+    if to is Format.ARCHIVE:
+        frames = archive.export_archive(records, target)
+    elif to is Format.DB:
+        frames = export.export_db(records, target)
+    elif to is Format.MACE_HDF5:
+        frames = export.export_mace_hdf5(records, target, weights)
+    else:
+        frames = export.export_extxyz(records, target, weights)
+    if store.damage:
+        sys.stderr.write(
+            f"hybrid-calc: what is damaged in the store is left out ({len(store.damage)} places); "
+            f"see hybrid-calc store verify {path}\n"
+        )
+    print_exported(Console(), frames, target, to.value)
+
+
+@store_app.command("import")
+def import_(
+    path: StorePath,
+    source: Annotated[
+        Path, typer.Argument(help="Archive, ASE database, store, or any file ASE reads.")
+    ],
+    level: Annotated[
+        str | None, typer.Option(help="Level of theory where the file does not say it.")
+    ] = None,
+) -> None:
+    """Put the frames of a file into a store; frames that are there already stay."""
+    from hybrid_calc.config import level_from_text
+    from hybrid_calc.store.frames import FrameStore
+    from hybrid_calc.store.importing import merge, read_frames
+
+    frames = read_frames(source, None if level is None else level_from_text(level))
+    with FrameStore(path) as store:
+        new, there = merge(store, frames)
+        sys.stdout.write(f"{store.path.name}: {new} new frames, {there} were there already\n")
+
+
+@store_app.command("merge")
+def merge_stores(
+    path: StorePath,
+    sources: Annotated[list[Path], typer.Argument(help="Stores whose frames are put in.")],
+) -> None:
+    """Put the frames of other stores of the same level into one."""
+    from hybrid_calc.store.frames import FrameStore, open_existing
+    from hybrid_calc.store.importing import merge
+
+    others = [open_existing(source) for source in sources]
+    with FrameStore(path) as store:
+        for other in others:
+            for level in other.levels:
+                store.check_level(level)
+            new, there = merge(store, other)
+            sys.stdout.write(f"{other.path.name}: {new} new frames, {there} were there already\n")
+
+
+@store_app.command()
+def compact(path: StorePath) -> None:
+    """Bring the HDF5 file up to date with the journals of writers that are gone."""
+    from hybrid_calc.store.frames import open_existing
+
+    store = open_existing(path)
+    store.compact()
+    sys.stdout.write(f"{store.path.name}: {len(store)} frames\n")
+
+
+_FORMATS = {".db": Format.DB, ".zip": Format.ARCHIVE}
+
+
+def _recompute(store: FrameStore, count: int, config: Path | None, seed: int) -> list[Recomputed]:
+    import numpy as np
+
+    from hybrid_calc.config import build_reference, load_settings
+    from hybrid_calc.errors import InputError
+    from hybrid_calc.store.verify import recompute
+
+    if config is None:
+        raise InputError("--recompute needs a reference: give its settings file with --config.")
+    reference = build_reference(load_settings(config, None).reference)
+    try:
+        return recompute(store, reference, count, np.random.default_rng(seed))
+    finally:
+        reference.close()
+
+
+def _weights(texts: list[str]) -> dict[str, float]:
+    from hybrid_calc.errors import InputError
+
+    weights = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise InputError(f"--weight {text} is not REGIME=NUMBER, like reactive=4.") from error
+    return weights
