@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -84,8 +86,7 @@ def fingerprint(
         weights=np.concatenate((radial, radial)).ravel(),
         minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
-    table: NDArray[np.float64] = sums.reshape(pairs.atoms, -1)
-    return table
+    return cast("NDArray[np.float64]", sums.reshape(pairs.atoms, -1))
 
 
 def fingerprint_distance(
