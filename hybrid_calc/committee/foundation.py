@@ -71,7 +71,7 @@ def foundation_committee(
             "foundation models are pickles, that is code from their maker; say trust: true "
             "(trust=True) if you trust it."
         )
-    with untouched():
+    with untouched(pickles=True):
         members = [_load(model, family=family, dtype=dtype, device=device) for model in models]
         digests = member_digests([member.models[0] for member in members])
     elements = [frozenset(int(z) for z in member.z_table.zs) for member in members]

@@ -102,11 +102,21 @@ def import_mace() -> None:
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
-    """Restore what importing or running MACE changes for the whole process."""
+def untouched(*, pickles: bool = False) -> Iterator[None]:
+    """Restore what importing or running MACE changes for the whole process.
+
+    Parameters
+    ----------
+    pickles
+        Let MACE's own loaders read whole pickles meanwhile, as they expect.
+        The first import of ``mace.calculators`` allows that for good; this
+        does not depend on who imported it before, and ends with the block.
+    """
     variable = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
     environment = os.environ.get(variable)
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    if pickles:
+        os.environ[variable] = "1"
     try:
         yield
     finally:
