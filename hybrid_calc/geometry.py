@@ -84,12 +84,19 @@ def check_structure(atoms: Atoms) -> None:
         )
 
 
-def geometry_bytes(atoms: Atoms) -> tuple[bytes, ...]:
+def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tuple[bytes, ...]:
     """Return bytes that are equal exactly when a potential would be asked the same thing.
 
     Numbers, positions, cell and pbc in the atoms' order, then charge and spin.
+
+    Parameters
+    ----------
+    atoms
+        The geometry.
+    composition
+        Of the geometry where it is known already.
     """
-    composition = composition_of(atoms)
+    composition = composition or composition_of(atoms)
     return (
         atoms.numbers.tobytes(),
         atoms.positions.tobytes(),
@@ -124,6 +131,11 @@ class Composition:
     elements: str
     charge: int
     multiplicity: int
+
+    @property
+    def name(self) -> str:
+        """For people, and as a key in JSON."""
+        return f"{self.formula}:{self.charge}:{self.multiplicity}"
 
 
 def composition_of(atoms: Atoms) -> Composition:
