@@ -114,7 +114,7 @@ class _Run:
         for end in (self.images[0], self.images[-1]) if settings.relax_ends else ():
             optimizer = ase.optimize.BFGS(end, logfile=None)
             optimizer.attach(self._save)
-            fmax, steps = settings.fmax_ev_per_ang / 2, settings.steps
+            fmax, steps = settings.end_fmax_ev_per_ang, settings.steps
             for converged in optimizer.irun(fmax=fmax, steps=steps):
                 if not converged and self.job.interrupted():
                     return Ending.INTERRUPTED, INTERRUPTED

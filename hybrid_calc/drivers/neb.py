@@ -17,11 +17,12 @@ from hybrid_calc.correction.surface import (
     refuse_periodic,
 )
 from hybrid_calc.drivers.band import idpp_band
-from hybrid_calc.drivers.barrier import NEBResult, NEBSettings, Progress
+from hybrid_calc.drivers.barrier import NEBResult, Progress, SearchLimits
 from hybrid_calc.drivers.labelling import AskReference, LabelBook, max_force
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
 from hybrid_calc.drivers.saddle import distance_between
 from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 
 SAME_IMAGE_ANG = 1e-3
@@ -40,7 +41,9 @@ class HybridNEB:
     label
         The reference.
     settings
-        Targets and limits.
+        Targets.
+    limits
+        What the search holds itself to beside them.
     path
         Geometries between the ends, or one guess of the transition state; interpolated
         where empty.
@@ -54,8 +57,9 @@ class HybridNEB:
         product: Atoms,
         predict_many: PredictMany,
         label: AskReference,
-        settings: NEBSettings | None = None,
+        settings: NebSettings | None = None,
         *,
+        limits: SearchLimits | None = None,
         path: Sequence[Atoms] = (),
         save: SaveState | None = None,
     ) -> None:
@@ -65,7 +69,8 @@ class HybridNEB:
                 f"reactant {reactant.symbols} and product {product.symbols} need the same atoms "
                 "in the same order; reorder the product."
             )
-        self.settings = settings or NEBSettings()
+        self.settings = settings or NebSettings()
+        self.limits = limits or SearchLimits()
         self.reactant = reactant.copy()
         self.product = product.copy()
         self.product.set_constraint(self.reactant.constraints)
@@ -131,7 +136,7 @@ class HybridNEB:
         stops = (reactant.atoms, product.atoms)
 
         def through(between: Sequence[Atoms]) -> NDArray[np.float64]:
-            return band_through([stops[0], *between, stops[1]], self.settings.band.images)
+            return band_through([stops[0], *between, stops[1]], self.settings.images)
 
         first, last = (_label_of(one) for one in (reactant, product))
         return BarrierSearch(
@@ -139,6 +144,7 @@ class HybridNEB:
             self.book,
             self.settings,
             self.progress,
+            limits=self.limits,
             ends=(first, last),
             through=through,
             start=through(self.path),

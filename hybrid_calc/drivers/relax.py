@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
-from hybrid_calc.correction.gp import ProcessSettings
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import (
     PredictMany,
@@ -28,50 +27,20 @@ from hybrid_calc.drivers.labelling import (
     ReferenceCalculator,
     max_force,
 )
+from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed
 
 MAX_FAILURES = 2
-"""Refused proposals before plain BFGS takes over."""
+"""Refused proposals before the plain optimiser takes over."""
+
+SURFACE_SHARE = 0.1
+"""The surface is relaxed to this share of the target."""
+
+SURFACE_STEPS = 200
+"""Steps per relaxation on the surface."""
 
 SaveState = Callable[[Mapping[str, Any]], None]
 """Called with the driver's JSON-able state after every label."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelaxSettings:
-    """How a minimum is sought.
-
-    Attributes
-    ----------
-    fmax_ev_per_ang
-        Target for the reference's largest force on an atom, eV/A.
-    surface_fmax_share
-        The surface is relaxed to this share of the target.
-    max_labels
-        Reference calls on the surface's proposals before plain BFGS takes over.
-    fallback_steps
-        Steps granted to that BFGS.
-    surface_steps
-        Steps per relaxation on the surface.
-    max_step_ang
-        Largest step of the optimisers, A.
-    max_displacement_ang
-        A proposal stays this near to the label it started from, A.
-    max_std_ev
-        A proposal ends where the posterior std relative to that label passes this, eV.
-    process
-        How the residual is modelled.
-    """
-
-    fmax_ev_per_ang: float = 0.05
-    surface_fmax_share: float = 0.1
-    max_labels: int = 12
-    fallback_steps: int = 200
-    surface_steps: int = 200
-    max_step_ang: float = 0.1
-    max_displacement_ang: float = 0.6
-    max_std_ev: float = 0.2
-    process: ProcessSettings = field(default_factory=ProcessSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +200,9 @@ class HybridRelax:
         frame = self.atoms.copy()
         frame.set_positions(start, apply_constraint=False)
         frame.calc = SurfaceCalculator(surface)
-        target = self.settings.surface_fmax_share * self.settings.fmax_ev_per_ang
+        target = SURFACE_SHARE * self.settings.fmax_ev_per_ang
         optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
-        for _ in optimiser.irun(fmax=target, steps=self.settings.surface_steps):
+        for _ in optimiser.irun(fmax=target, steps=SURFACE_STEPS):
             if surface.process is None:
                 continue
             moved = np.linalg.norm(frame.positions - start, axis=1).max()
@@ -249,7 +218,7 @@ class HybridRelax:
         frame.calc = ReferenceCalculator(self.book, "fallback")
         optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
         for _ in optimiser.irun(
-            fmax=self.settings.fmax_ev_per_ang, steps=self.settings.fallback_steps
+            fmax=self.settings.fmax_ev_per_ang, steps=self.settings.steps
         ):
             self._record()
             if until_usable and self.book.usable():
@@ -282,7 +251,7 @@ class HybridRelax:
         if not confirmed and not missing:
             missing = (
                 f"the reference's largest force is {fmax:.3f} eV/A after {self.book.asked} calls, "
-                f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.fallback_steps."
+                f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.steps."
             )
         atoms = self.atoms.copy()
         atoms.set_positions(best.positions, apply_constraint=False)

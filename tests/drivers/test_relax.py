@@ -11,7 +11,8 @@ from ase.optimize import BFGS
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
-from hybrid_calc.drivers.relax import HybridRelax, RelaxSettings
+from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.reference.toy import ToyReference
