@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,13 @@ class Progress:
         Mode along which bands are displaced, (N, 3), or None.
     saddle
         Positions of the climbing image that was labelled last, (N, 3), or None.
+    band
+        Positions of the band that was relaxed last, (B, N, 3), or None.
+    curvatures
+        The two lowest of the surface at the climbing image, eV/A^2; empty before they
+        were judged.
+    mode
+        The lowest mode there, (N, 3), or None.
     doubt
         What was missing at the end of the last round.
     done
@@ -173,5 +180,8 @@ class Progress:
     unsure: int = 0
     push: list[list[float]] | None = None
     saddle: list[list[float]] | None = None
+    band: list[list[list[float]]] | None = None
+    curvatures: list[float] = field(default_factory=list)
+    mode: list[list[float]] | None = None
     doubt: str = "no band was relaxed yet"
     done: bool = False

@@ -18,16 +18,9 @@ from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surfa
 from hybrid_calc.drivers.band import Band, relax_band
 from hybrid_calc.drivers.barrier import Progress, SearchLimits
 from hybrid_calc.drivers.labelling import LabelBook, max_force
-from hybrid_calc.drivers.saddle import (
-    Saddle,
-    bonds_of,
-    distance_between,
-    downhill_ends,
-    frozen_atoms,
-    judge_saddle,
-    polish_saddle,
-)
+from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import bonds_of, distance_between, frozen_atoms
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -94,9 +87,12 @@ class BarrierSearch:
         self.limits = limits
         self.ends = ends
         self.start = start
-        self.last_positions = start
-        self.saddle: Saddle | None = None
         self._through = through
+
+    @property
+    def last_positions(self) -> NDArray[np.float64]:
+        """Band that was relaxed last, shape (B, N, 3), A."""
+        return self.start if self.progress.band is None else np.array(self.progress.band)
 
     def round(self) -> None:
         """Fit, work on the frozen surface, ask.
@@ -263,7 +259,8 @@ class BarrierSearch:
         """Ask for exactly one negative mode, and for the ends it leads to."""
         inflation = self.book.factor() / NORMAL_95
         saddle = judge_saddle(self.template, surface, here, inflation=inflation)
-        self.saddle = saddle
+        self.progress.curvatures = saddle.curvatures[:2].tolist()
+        self.progress.mode = saddle.modes[0].tolist()
         if saddle.verdict == "no saddle":
             self.progress.doubt = "the climbing image has no clearly negative mode"
             self._stalled(surface)
@@ -331,7 +328,7 @@ class BarrierSearch:
             max_step=self.settings.max_step_ang,
             max_std=max_std,
         )
-        self.last_positions = band.positions
+        self.progress.band = band.positions.tolist()
         return band
 
     def _displaced(self) -> NDArray[np.float64]:

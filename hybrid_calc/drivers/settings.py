@@ -135,9 +135,7 @@ class NebSettings(BaseModel):
         description="Refine the transition state on the reference itself with ASE's dimer or with "
         "Sella, from the confirmed climbing image.",
     )
-    polish_fmax_ev_per_ang: float = Field(
-        0.01, gt=0, description="Largest force after that, eV/A."
-    )
+    polish_fmax_ev_per_ang: float = Field(0.01, gt=0, description="Largest force after that, eV/A.")
     kernel: KernelName = Field("matern52", description="Of the Gaussian process.")
     seed: int = Field(0, ge=0, description="Of the jitter that breaks the symmetry of a path.")
     interpolation: Literal["idpp", "linear"] = Field(
@@ -150,9 +148,7 @@ class NebSettings(BaseModel):
     steps: int = Field(
         200, ge=1, description="Optimiser steps after which the run gives up; driver ase only."
     )
-    relax_ends: bool = Field(
-        True, description="Relax both ends before the band; driver ase only."
-    )
+    relax_ends: bool = Field(True, description="Relax both ends before the band; driver ase only.")
 
     @property
     def process(self) -> ProcessSettings:
