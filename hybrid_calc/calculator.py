@@ -79,7 +79,7 @@ class HybridHandle(Calculator):
         BudgetExhausted, ReferenceFailed
             There is no label to be had.
         """
-        step = self.last_step = self.engine.evaluate(atoms, self.trajectory, wanted=reason)
+        step = self.engine.evaluate(atoms, self.trajectory, wanted=reason)
         if step.label is None:
             raise ReferenceFailed(f"no label of the geometry wanted for: {reason}.")
         return step.label

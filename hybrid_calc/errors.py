@@ -17,7 +17,6 @@
     │   ├── ReferenceTimeout (TimeoutError)    the wall limit was reached, the worker killed
     │   └── ReferenceCrashed                   the worker died
     ├── BudgetExhausted (CalculationFailed)    the reference calls of this run are spent
-    ├── StopRequested                          a signal asked the run to end between two labels
     └── StoreError (OSError)                   a frame could not be written or read
         └── StoreDamagedError                  what is on disk is not what was written
 
@@ -44,7 +43,6 @@ __all__ = [
     "ReferenceNotConverged",
     "ReferenceTimeout",
     "SettingsError",
-    "StopRequested",
     "StoreDamagedError",
     "StoreError",
     "StructureError",
@@ -130,10 +128,6 @@ class ReferenceCrashed(ReferenceFailed):
 
 class BudgetExhausted(HybridCalcError, CalculationFailed):
     """The reference calls granted to this run are spent; the run can be resumed."""
-
-
-class StopRequested(HybridCalcError):
-    """A signal asked the run to end; it ended between two labels and can be resumed."""
 
 
 class StoreError(HybridCalcError, OSError):

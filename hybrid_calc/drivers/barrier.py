@@ -159,8 +159,6 @@ class Progress:
     curvatures
         The two lowest of the surface at the climbing image, eV/A^2; empty before they
         were judged.
-    mode
-        The lowest mode there, (N, 3), or None.
     doubt
         What was missing at the end of the last round.
     done
@@ -182,6 +180,5 @@ class Progress:
     saddle: list[list[float]] | None = None
     band: list[list[list[float]]] | None = None
     curvatures: list[float] = field(default_factory=list)
-    mode: list[list[float]] | None = None
     doubt: str = "no band was relaxed yet"
     done: bool = False

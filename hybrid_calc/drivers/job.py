@@ -21,7 +21,6 @@ class Ending(StrEnum):
 
     FINISHED = "finished"
     NOT_CONVERGED = "not converged"
-    UNCONFIRMED = "finished, not confirmed"
     BUDGET = "stopped: budget spent"
     INTERRUPTED = "interrupted"
 
@@ -62,15 +61,12 @@ class Job:
         Called with steps done and steps in all.
     interrupted
         Asked after each step; True ends the job cleanly.
-    tell
-        Called with a line about what just happened.
     """
 
     calculator: HybridCalculator
     folder: RunFolder
     progress: Callable[[int, int], None] = lambda *_: None
     interrupted: Callable[[], bool] = lambda: False
-    tell: Callable[[str], None] = lambda _: None
 
 
 def check_resumed(state: dict[str, Any], task: str, atoms: Atoms, job: Job) -> None:

@@ -260,7 +260,6 @@ class BarrierSearch:
         inflation = self.book.factor() / NORMAL_95
         saddle = judge_saddle(self.template, surface, here, inflation=inflation)
         self.progress.curvatures = saddle.curvatures[:2].tolist()
-        self.progress.mode = saddle.modes[0].tolist()
         if saddle.verdict == "no saddle":
             self.progress.doubt = "the climbing image has no clearly negative mode"
             self._stalled(surface)

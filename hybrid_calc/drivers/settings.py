@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from hybrid_calc.correction.gp import ProcessSettings
 from hybrid_calc.correction.kernel import KernelName
 
-Driver = Literal["surface", "ase"]
-
 
 class StretchSettings(BaseModel):
     """A spring that pulls two atoms apart during dynamics."""
@@ -46,16 +44,37 @@ class MdSettings(BaseModel):
     )
 
 
-class RelaxSettings(BaseModel):
-    """Geometry optimisation, for `HybridRelax` and for ASE's optimisers on the calculator."""
+class AseRelaxSettings(BaseModel):
+    """Geometry optimisation with one of ASE's optimisers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    driver: Driver = Field(
-        "surface",
-        description="surface relaxes on committee plus Gaussian process on this molecule's labels "
-        "until the reference itself confirms; ase relaxes on the plain calculator.",
+    optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
+        "BFGS", description="ASE optimiser."
     )
+    fmax_ev_per_ang: float = Field(0.05, gt=0, description="Largest force at the end, eV/A.")
+    steps: int = Field(200, ge=1, description="Optimiser steps after which the run gives up.")
+
+
+class AseNebSettings(BaseModel):
+    """A nudged elastic band with ASE's NEB."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    images: int = Field(7, ge=3, description="Images of the band, both ends included.")
+    interpolation: Literal["idpp", "linear"] = Field("idpp", description="Of the first band.")
+    climb: bool = Field(True, description="Let the highest image climb.")
+    spring_ev_per_ang: float = Field(0.1, gt=0, description="Between images, eV/A.")
+    fmax_ev_per_ang: float = Field(0.1, gt=0, description="Largest force at the end, eV/A.")
+    steps: int = Field(200, ge=1, description="Optimiser steps after which the run gives up.")
+    relax_ends: bool = Field(True, description="Relax both ends before the band.")
+
+
+class RelaxSettings(BaseModel):
+    """What `HybridRelax` is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
     optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
         "BFGS", description="ASE optimiser."
     )
@@ -63,8 +82,7 @@ class RelaxSettings(BaseModel):
     steps: int = Field(
         200,
         ge=1,
-        description="Optimiser steps after which the run gives up; with driver surface those of "
-        "the plain optimiser that takes over after max_labels.",
+        description="Steps of the plain optimiser that takes over after max_labels.",
     )
     max_step_ang: float = Field(
         0.1, gt=0, description="Largest step of an optimiser on the surface or after it, A."
@@ -95,22 +113,15 @@ class RelaxSettings(BaseModel):
 
 
 class NebSettings(BaseModel):
-    """A reaction path, for `HybridNEB` and for ASE's NEB on the calculator."""
+    """What `HybridNEB` is told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    driver: Driver = Field(
-        "surface",
-        description="surface seeks the barrier on one surface, committee plus Gaussian process on "
-        "this molecule's labels, until the reference itself confirms it; ase runs ASE's NEB on "
-        "the plain calculator.",
-    )
     images: int = Field(9, ge=3, description="Images of the band, both ends included.")
     fmax_ev_per_ang: float = Field(
         0.1,
         gt=0,
-        description="Largest force at the end, eV/A: the reference's at the transition state, or "
-        "with driver ase the band's.",
+        description="The reference's largest force at the transition state, eV/A.",
     )
     end_fmax_ev_per_ang: float = Field(
         0.03, gt=0, description="Largest force at the relaxed ends, eV/A."
@@ -125,30 +136,8 @@ class NebSettings(BaseModel):
         "its first image passes this, eV.",
     )
     max_step_ang: float = Field(0.1, gt=0, description="Largest step on the surface, A.")
-    confirm_ends: bool = Field(
-        False,
-        description="Walk down from the transition state and label both places reached, which "
-        "must be the ends.",
-    )
-    polish: Literal["none", "dimer", "sella"] = Field(
-        "none",
-        description="Refine the transition state on the reference itself with ASE's dimer or with "
-        "Sella, from the confirmed climbing image.",
-    )
-    polish_fmax_ev_per_ang: float = Field(0.01, gt=0, description="Largest force after that, eV/A.")
     kernel: KernelName = Field("matern52", description="Of the Gaussian process.")
     seed: int = Field(0, ge=0, description="Of the jitter that breaks the symmetry of a path.")
-    interpolation: Literal["idpp", "linear"] = Field(
-        "idpp", description="Of the first band; driver ase only."
-    )
-    climb: bool = Field(True, description="Let the highest image climb; driver ase only.")
-    spring_ev_per_ang: float = Field(
-        0.1, gt=0, description="Between images, eV/A; driver ase only."
-    )
-    steps: int = Field(
-        200, ge=1, description="Optimiser steps after which the run gives up; driver ase only."
-    )
-    relax_ends: bool = Field(True, description="Relax both ends before the band; driver ase only.")
 
     @property
     def process(self) -> ProcessSettings:
