@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import ase.io
+import h5py
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -16,6 +17,7 @@ from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.record import Record
 from tests.cli.jobs import summary_of
+from tests.store.samples import forget_kept
 
 FRAMES = 4
 
@@ -56,13 +58,17 @@ def path(tmp_path):
 
 @pytest.fixture
 def damaged(path):
-    """The same with its middle overwritten, as a bad disk does."""
+    """The same with one energy overwritten, as a bad disk does, and nothing to fall back to."""
+    damage_an_energy(path)
+    return forget_kept(path)
+
+
+def damage_an_energy(path):
+    with h5py.File(path) as file:
+        spot = file["frames/energy"].id.get_chunk_info(0).byte_offset
     content = bytearray(path.read_bytes())
-    spot = content.find(b'"identity"') if b'"identity"' in content else content.find(b"equilibrium")
-    assert spot > 0
     content[spot : spot + 8] = b"\xff" * 8
     path.write_bytes(content)
-    return path
 
 
 def test_info_counts_frames_and_names_level_molecule_regime_and_what_was_rejected(jobs, path):

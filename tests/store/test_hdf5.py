@@ -19,7 +19,8 @@ from hybrid_calc.store import hdf5 as module
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.hdf5 import FORMAT, SCHEMA, check_format, read_hdf5, write_hdf5
 from hybrid_calc.store.record import ARRAYS
-from tests.store.samples import KINDS, crystal, identities, python, rejected, sample
+from hybrid_calc.store.seal import read_seal, write_seal
+from tests.store.samples import KINDS, crystal, editing, identities, python, rejected, sample
 
 
 @pytest.fixture
@@ -156,8 +157,16 @@ def test_other_hdf5_file_is_refused_and_left_alone(path):
 @pytest.mark.parametrize("schema", [0, SCHEMA + 1, "x"])
 def test_other_schema_is_refused_with_what_to_do(path, schema):
     write_hdf5(path, [sample(1)])
+    os.truncate(path, read_seal(path).size)
     with h5py.File(path, "a") as file:
         file.attrs["schema"] = schema
+    if isinstance(schema, int):
+        unsealed = path.read_bytes()
+        with path.open("r+b", buffering=0) as file:
+            write_seal(file, schema=schema, frames=1)
+        with pytest.raises(StoreDamagedError, match=f"has schema {schema}.*Install the version"):
+            FrameStore(path)
+        path.write_bytes(unsealed)
     with pytest.raises(StoreDamagedError, match=f"has schema {schema}.*Install the version"):
         FrameStore(path)
 
@@ -169,17 +178,20 @@ def test_truncated_file_is_reported_and_never_overwritten(path):
     store = FrameStore(path)
     assert "cannot be read" in store.damage[0]
     store.append(sample(3))
-    with pytest.raises(StoreDamagedError, match="Move the file away and compact again"):
-        store.close()
+    with pytest.raises(StoreDamagedError, match="frames in the journals are safe.*--repair"):
+        store.compact()
+    store.close()
+    assert "It is left as it is" in store.damage[-1]
     assert path.read_bytes() == before
     assert identities(FrameStore(path)) == identities([sample(3)])
 
 
 def test_frame_whose_header_was_changed_is_refused_and_the_others_survive(path):
     write_hdf5(path, [sample(1), sample(2), sample(3)])
-    with h5py.File(path, "a") as file:
-        header = file["frames/header"][1].decode()
-        file["frames/header"][1] = header.replace("intact", "broken")
+    with editing(path) as file:
+        text = file["headers/values"][:].tobytes()
+        second = text.index(b"intact", int(file["headers/offsets"][1]))
+        file["headers/values"][second : second + 6] = np.frombuffer(b"broken", dtype=np.uint8)
     back, damage = read(path)
     assert identities(back) == identities([sample(1), sample(3)])
     assert damage == ["run.h5: frame 1 is not what was written (content hash differs)"]
@@ -189,7 +201,7 @@ def test_frame_whose_header_was_changed_is_refused_and_the_others_survive(path):
 def test_frame_with_one_changed_number_is_refused_and_the_others_survive(path, name):
     records = [crystal(1), crystal(2), crystal(3)]
     write_hdf5(path, records)
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         values = file[f"arrays/{name}/values"]
         middle = int(file[f"arrays/{name}/offsets"][1])
         values[middle] = 1 - values[middle]
@@ -202,17 +214,17 @@ def test_frame_with_one_changed_number_is_refused_and_the_others_survive(path, n
 @pytest.mark.parametrize("column", ["energy", "identity", "digest"])
 def test_frame_with_a_changed_column_is_refused(path, column):
     write_hdf5(path, [sample(1), sample(2)])
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         file[f"frames/{column}"][0] = file[f"frames/{column}"][1]
     back, damage = read(path)
     assert identities(back) == identities([sample(2)])
     assert len(damage) == 1
 
 
-@pytest.mark.parametrize("column", ["frames/identity", "frames/header", "arrays/forces/offsets"])
+@pytest.mark.parametrize("column", ["frames/identity", "headers/offsets", "arrays/forces/offsets"])
 def test_column_that_lost_a_row_does_not_lose_a_frame_in_silence(path, column):
     write_hdf5(path, [sample(1), sample(2), sample(3)])
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         values, attributes = file[column][:-1], dict(file[column].attrs)
         del file[column]
         file[column] = values
@@ -224,7 +236,7 @@ def test_column_that_lost_a_row_does_not_lose_a_frame_in_silence(path, column):
 
 def test_missing_column_is_named(path):
     write_hdf5(path, [sample(1)])
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         del file["arrays/positions"]
     back, damage = read(path)
     assert back == []
@@ -237,7 +249,7 @@ import sys
 from pathlib import Path
 from hybrid_calc.errors import StoreDamagedError
 from hybrid_calc.store.hdf5 import check_format, read_hdf5
-from tests.store.samples import bytes_of
+from tests.store.samples import bytes_of, editing
 
 path = Path(sys.argv[1])
 written, data = bytes_of(path), path.read_bytes()
