@@ -79,6 +79,8 @@ def run_job(
                 errors.add(str(step.regime), step.force_error, step.good)
 
             calculator.engine.on_step = on_step
+            if settings.task == "md":
+                calculator.engine.seeds["velocities and thermostat"] = settings.md.seed
             job = Job(
                 calculator=calculator,
                 folder=folder,

@@ -75,8 +75,9 @@ class Journal:
             start = self._size
             self._write(_frame(payload))
         except OSError as error:
+            place, why = self.path or self._folder, error.strerror or error
             raise StoreError(
-                f"the frame could not be written to {self.path or self._folder}: {error.strerror or error}. "
+                f"the frame could not be written to {place}: {why}. "
                 "Free space or fix the path and run again with --resume; "
                 "frames acknowledged before are safe."
             ) from error

@@ -52,10 +52,18 @@ class Record:
     rejection
         Why there is no label; empty for a validated frame.
     prediction
-        What every member said, or None where the committee could not answer.
+        What every member said, or None where the committee could not answer;
+        its descriptors are not stored.
+    descriptors
+        Shape and content hash of the descriptors, ``9x256:0123...``: whoever
+        computes them again knows whether they are the same.  Empty where the
+        committee gave none.
     meta
-        JSON-able: regime, flags, reasons, spread, factor, threshold,
-        audit_probability, committee, run, step, source, versions, created.
+        JSON-able: regime, flags, reasons, signals (force_spread, eV/A;
+        energy_spread_per_atom, eV; worst_atom), evidence (validated frames
+        nearby), spread, factor, threshold, audit_probability, committee, run,
+        step, parent (the frame stored before in this trajectory), seeds,
+        source, versions, created.
     """
 
     numbers: NDArray[np.integer]
@@ -68,6 +76,7 @@ class Record:
     label: Label | None
     rejection: str = ""
     prediction: Prediction | None = None
+    descriptors: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -93,6 +102,7 @@ class Record:
             label=label,
             rejection=rejection,
             prediction=prediction,
+            descriptors="" if prediction is None else descriptors_digest(prediction),
             meta=dict(meta or {}),
         )
 
@@ -159,7 +169,7 @@ class Record:
                 "wall_seconds": self.label.wall_seconds,
                 "versions": dict(self.label.versions),
             }
-        return {
+        header = {
             "charge": self.charge,
             "multiplicity": self.multiplicity,
             "level": self.level.to_dict(),
@@ -167,6 +177,7 @@ class Record:
             "rejection": self.rejection,
             "meta": dict(self.meta),
         }
+        return header | ({"descriptors": self.descriptors} if self.descriptors else {})
 
     @classmethod
     def from_parts(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Record:
@@ -198,6 +209,7 @@ class Record:
             label=label,
             rejection=header["rejection"],
             prediction=prediction,
+            descriptors=header.get("descriptors", ""),
             meta=header["meta"],
         )
 
@@ -225,6 +237,15 @@ class Record:
     def with_meta(self, **more: object) -> Record:
         """Return a copy with more in ``meta``."""
         return dataclasses.replace(self, meta={**self.meta, **more})
+
+
+def descriptors_digest(prediction: Prediction) -> str:
+    """Return shape and content hash of a prediction's descriptors; empty where there are none."""
+    if prediction.descriptors is None:
+        return ""
+    numbers = np.ascontiguousarray(prediction.descriptors, dtype=np.float64)
+    shape = "x".join(map(str, numbers.shape))
+    return f"{shape}:{hashlib.sha256(numbers.tobytes()).hexdigest()[:32]}"
 
 
 @lru_cache(maxsize=16)

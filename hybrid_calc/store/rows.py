@@ -128,18 +128,17 @@ class _Headers:
     """The text of every frame: bytes with offsets, a column of texts in schema 1."""
 
     def __init__(self, file: h5py.File) -> None:
-        ragged = "headers" in file
-        self._texts = None if ragged else file["frames/header"]
-        self._values = file["headers/values"] if ragged else None
-        self._offsets = file["headers/offsets"] if ragged else None
+        self._ragged = "headers" in file
+        self._values: Any = file["headers/values" if self._ragged else "frames/header"]
+        self._offsets: Any = file["headers/offsets"] if self._ragged else ()
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1 if self._texts is None else len(self._texts)
+        return len(self._offsets) - 1 if self._ragged else len(self._values)
 
     def rows(self, start: int, stop: int) -> list[str]:
         """Return the texts of a span."""
-        if self._texts is not None:
-            return [text.decode() for text in self._texts[start:stop]]
+        if not self._ragged:
+            return [text.decode() for text in self._values[start:stop]]
         ends = self._offsets[start : stop + 1].tolist()
         first = ends[0]
         data = self._values[first : ends[-1]].tobytes()

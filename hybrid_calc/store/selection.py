@@ -1,30 +1,32 @@
 """Which frames to train on: decorrelated, diverse, and split once and for all.
 
-Nothing here reads a frame: positions of frames in descriptor space, runs,
-regimes and steps are arrays that `columns` or a committee give.
+Only `farthest_frames` reads frames; runs, regimes and steps come from `columns`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError, StoreDamagedError
+from hybrid_calc.store.block import batch_by
 from hybrid_calc.store.columns import Columns
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.journal import sync_folder
 from hybrid_calc.store.query import Query, matching
-from hybrid_calc.store.record import Record
 
 PARTS = {"train": 0.7, "validation": 0.1, "test": 0.1, "calibration": 0.1}
 """Shares of the frames; what is calibrated on is never trained on."""
 SPLIT_SCHEMA = 1
+FRAMES_AT_ONCE = 32
+"""That a committee describes in one pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +183,21 @@ def _deal(
     return dealt
 
 
-def records_of_part(store: FrameStore, part: str, query: Query) -> Iterator[Record]:
-    """Yield the frames of one part of the store's split that match a query.
+def places_of(
+    store: FrameStore, query: Query, *, part: str = "", min_steps: int = 0
+) -> NDArray[np.int64]:
+    """Return the places of frames that match, increasing; no frame is read.
+
+    Parameters
+    ----------
+    store
+        Of the frames.
+    query
+        What they must be.
+    part
+        Only this part of the store's split; empty for all.
+    min_steps
+        Only frames at least so many steps apart in their run.
 
     Raises
     ------
@@ -190,19 +205,67 @@ def records_of_part(store: FrameStore, part: str, query: Query) -> Iterator[Reco
         The store was never split, has no such part, or has matching frames
         of trajectories that came after the split.
     """
+    columns = store.columns()
+    match = matching(columns, query)
+    if part:
+        parts = np.array(_split_with(store, part).part_of(columns), dtype=object)
+        if (match & (parts == "")).any():
+            raise InputError(
+                "frames of new trajectories are in no part yet; run: hybrid-calc store split "
+                f"{store.path.name} (nobody else moves)."
+            )
+        match &= parts == part
+    places = np.flatnonzero(match)
+    return places[decorrelated(columns.take(places), min_steps)] if min_steps else places
+
+
+def farthest_frames(
+    store: FrameStore, places: NDArray[np.int64], committee: Committee, count: int
+) -> NDArray[np.int64]:
+    """Return the places of the most diverse of some frames, so many per regime, increasing.
+
+    Frames are compared by the committee's descriptors, averaged over the
+    atoms of each element.
+
+    Raises
+    ------
+    InputError
+        The committee gives no descriptors.
+    PredictionFailed, UnknownElementError
+        It cannot answer one of the frames.
+    """
+    regimes = store.columns().take(places).words("regime")
+    elements = sorted({int(z) for _, r in store.at(places) for z in r.numbers})
+    points, found = [], []
+    for batch in batch_by(store.at(places), FRAMES_AT_ONCE):
+        found += [place for place, _ in batch]
+        predictions = committee.predict_many([record.atoms() for _, record in batch])
+        for (_, record), prediction in zip(batch, predictions, strict=True):
+            if prediction.descriptors is None:
+                raise InputError(f"committee {committee.info.name} gives no descriptors.")
+            points.append(_mean_by_element(record.numbers, prediction.descriptors, elements))
+    if not found:
+        return places[:0]
+    regime_of = dict(zip(places.tolist(), regimes, strict=True))
+    chosen = diverse(np.array(points), [regime_of[place] for place in found], count)
+    return np.array(found, dtype=np.int64)[chosen]
+
+
+def _mean_by_element(
+    numbers: NDArray[np.integer], descriptors: NDArray[np.float64], elements: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return the mean descriptor of each element's atoms, zero where there are none, (E * D,)."""
+    return np.concatenate(
+        [descriptors[numbers == z].sum(axis=0) / max(1, (numbers == z).sum()) for z in elements]
+    )
+
+
+def _split_with(store: FrameStore, part: str) -> Split:
     split = read_split(store.path)
     if split is None or part not in split.parts:
         known = "it was never split" if split is None else f"its parts are {', '.join(split.parts)}"
         raise InputError(f"{store.path.name} has no part {part}: {known}. See: store split.")
-    columns = store.columns()
-    match = matching(columns, query)
-    parts = np.array(split.part_of(columns), dtype=object)
-    if (match & (parts == "")).any():
-        raise InputError(
-            "frames of new trajectories are in no part yet; run: hybrid-calc store split "
-            f"{store.path.name} (nobody else moves)."
-        )
-    return (record for _, record in store.at(np.flatnonzero(match & (parts == part))))
+    return split
 
 
 def split_path(store: Path) -> Path:

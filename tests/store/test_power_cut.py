@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_calc.store import hdf5, journal
+from hybrid_calc.store import bound_level, hdf5, journal
 from hybrid_calc.store.frames import FrameStore
 from tests.store.samples import crystal, rejected, sample
 
@@ -59,6 +59,10 @@ class Disk:
         os.replace(source, target)
         self.check()
 
+    def link(self, source, target) -> None:
+        os.link(source, target)
+        self.check()
+
     def acknowledge(self, *identities: str) -> None:
         self.acknowledged.update(identities)
         self.check()
@@ -77,6 +81,9 @@ class Disk:
             lost = self.acknowledged - {record.identity for record in found.records}
             assert not lost, f"{len(lost)} frames lost"
             assert found.damage == ()
+            if self.acknowledged:
+                level = bound_level.bound_level(image / "new" / "run.h5.journals")
+                assert level == sample(1).level, "frames of another level could be written now"
             shutil.rmtree(image)
 
     def _put(self, folder: Path, image: Path, *, early: bool) -> None:
@@ -106,6 +113,7 @@ def disk_of(tmp_path, monkeypatch):
         disks.append(disk)
         monkeypatch.setattr(journal, "os", disk)
         monkeypatch.setattr(hdf5, "os", disk)
+        monkeypatch.setattr(bound_level, "os", disk)
         for name in ("unlink", "rename"):  # how the store's modules remove journals
             original = getattr(Path, name)
 
