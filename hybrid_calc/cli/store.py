@@ -298,7 +298,7 @@ def _farthest(
 ) -> NDArray[np.int64]:
     from hybrid_calc.config import build_committee, load_settings
     from hybrid_calc.errors import InputError
-    from hybrid_calc.store.selection import farthest_frames
+    from hybrid_calc.store.diversity import farthest_frames
 
     if config is None:
         raise InputError("--farthest needs a committee: give its settings file with --config.")

@@ -17,6 +17,8 @@ from hybrid_calc.store.journals import index_journal, journal_folder, journals_i
 from hybrid_calc.store.part import Part, stamp_of
 from hybrid_calc.store.seal import read_seal
 
+Stamp = tuple[int, ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
@@ -99,9 +101,10 @@ class Cataloguer:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder = journal_folder(path)
-        self._indices: dict[tuple[Path, tuple[int, ...]], tuple[Index | None, list[str]]] = {}
-        self._journals: dict[tuple[Path, tuple[int, ...]], tuple[Part, Notes]] = {}
+        self._indices: dict[Path, tuple[Stamp, Index | None, list[str]]] = {}
+        self._parts: dict[Path, tuple[Stamp, Part, Notes]] = {}
         self._last: tuple[object, Catalog] | None = None
+        self._last_journals: tuple[object, Catalog] | None = None
 
     def catalog(self) -> Catalog:
         """Return what is there now."""
@@ -116,16 +119,18 @@ class Cataloguer:
     def journals(self) -> Catalog:
         """Return what all journals hold, those of writers and the kept ones; reads them all."""
         paths = [*journals_in(self._folder), *kept_in(self._folder)]
-        parts, notes = self._index_journals({path: stamp_of(path) for path in paths})
-        return Catalog(
-            parts=tuple(without(parts, ())),
-            damage=tuple(notes.damage),
-            torn_tails=tuple(notes.torn_tails),
-        )
+        now = {path: stamp_of(path) for path in paths}
+        if self._last_journals is None or self._last_journals[0] != now:
+            parts, notes = self._index_journals(now)
+            held = Catalog(
+                parts=tuple(without(parts, ())),
+                damage=tuple(notes.damage),
+                torn_tails=tuple(notes.torn_tails),
+            )
+            self._last_journals = now, held
+        return self._last_journals[1]
 
-    def _look(
-        self, journals: dict[Path, tuple[int, ...]], files: dict[Path, tuple[int, ...]]
-    ) -> Catalog:
+    def _look(self, journals: dict[Path, Stamp], files: dict[Path, Stamp]) -> Catalog:
         live, notes = self._index_journals(journals)
         damage: list[str] = []
         parts: dict[Path, Part] = {}
@@ -176,24 +181,24 @@ class Cataloguer:
             torn_tails=tuple(notes.torn_tails),
         )
 
-    def _index(self, path: Path, stamp: tuple[int, ...], damage: list[str]) -> Index | None:
-        if (path, stamp) not in self._indices:
+    def _index(self, path: Path, stamp: Stamp, damage: list[str]) -> Index | None:
+        if path not in self._indices or self._indices[path][0] != stamp:
             found: list[str] = []
-            self._indices[path, stamp] = read_index(path, found), found
-        index, sentences = self._indices[path, stamp]
+            self._indices[path] = stamp, read_index(path, found), found
+        _, index, sentences = self._indices[path]
         damage += sentences
         return index
 
-    def _index_journals(self, journals: dict[Path, tuple[int, ...]]) -> tuple[list[Part], Notes]:
+    def _index_journals(self, journals: dict[Path, Stamp]) -> tuple[list[Part], Notes]:
         parts, all_notes = [], Notes()
         for path, stamp in journals.items():
-            if (path, stamp) not in self._journals:
+            if path not in self._parts or self._parts[path][0] != stamp:
                 notes = Notes()
                 try:
-                    self._journals[path, stamp] = index_journal(path, notes), notes
+                    self._parts[path] = stamp, index_journal(path, notes), notes
                 except FileNotFoundError:
                     continue  # compacted since it was listed: its frames are in a file
-            part, notes = self._journals[path, stamp]
+            _, part, notes = self._parts[path]
             parts.append(part)
             all_notes.damage += notes.damage
             all_notes.torn_tails += notes.torn_tails

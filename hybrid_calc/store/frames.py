@@ -17,14 +17,15 @@ from hybrid_calc.geometry import geometry_key
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.store.bound_level import bind_level, bound_level
-from hybrid_calc.store.catalog import Catalog, Cataloguer
+from hybrid_calc.store.catalog import Catalog
 from hybrid_calc.store.columns import Columns, question_at, question_of
 from hybrid_calc.store.compaction import keep_aside, rewrite, unrecoverable
 from hybrid_calc.store.hdf5 import SCHEMA, check_format
 from hybrid_calc.store.journal import Journal, payloads_at, sync_folder, take_over
 from hybrid_calc.store.journals import DAMAGED, KEPT, journal_folder, journals_in, kept_in
-from hybrid_calc.store.part import H5_SUFFIXES, Part, stamp_of
+from hybrid_calc.store.part import H5_SUFFIXES
 from hybrid_calc.store.query import Query, matching
+from hybrid_calc.store.reader import FrameReader
 from hybrid_calc.store.record import Record
 from hybrid_calc.store.seal import image_is_whole, read_seal
 
@@ -79,11 +80,8 @@ class FrameStore:
         self._journal = Journal(self._folder)
         if self.path.exists():
             check_format(self.path, ours=bool(kept_in(self._folder)))
-        self._cataloguer = Cataloguer(self.path)
-        self._opened = self._cataloguer.catalog()
-        self._damage: list[str] = []
-        self._rescued: set[str] = set()
-        self._lost: set[str] = set()
+        self._reader = FrameReader(self.path)
+        self._opened = self.catalog()
         self._appended: dict[str, tuple[Path, int]] = {}
         self._asked: dict[str, str] = {}
         self._bound: str | None = None
@@ -107,26 +105,26 @@ class FrameStore:
 
     def catalog(self) -> Catalog:
         """Return which frames there are now, and where."""
-        return self._cataloguer.catalog()
+        return self._reader.catalog()
 
     def journals(self) -> Catalog:
         """Return what all journals hold, kept ones included; reads them all."""
-        return self._cataloguer.journals()
+        return self._reader.journals()
 
     @property
     def damage(self) -> tuple[str, ...]:
         """What was found damaged, on looking and on reading since; `read` looks at everything."""
-        found = [*self._opened.damage, *self._damage]
-        if self._rescued:
+        found = [*self._opened.damage, *self._reader.damage]
+        if self._reader.rescued:
             found.append(
-                f"{len(self._rescued)} damaged frames are read from the journals kept beside"
+                f"{len(self._reader.rescued)} damaged frames are read from the journals kept beside"
             )
         return tuple(dict.fromkeys(found))
 
     @property
     def lost(self) -> int:
         """How many frames were found to be readable nowhere, as far as is known."""
-        return len(self._lost) + (self._opened.lost or 0)
+        return len(self._reader.lost) + (self._opened.lost or 0)
 
     @property
     def levels(self) -> tuple[LevelOfTheory, ...]:
@@ -201,7 +199,7 @@ class FrameStore:
     def __iter__(self) -> Iterator[Record]:
         """Yield every frame once; of a file, one block of frames is held at a time."""
         catalog = self.catalog()
-        return (record for _, record in self._deliver(catalog, np.arange(len(catalog))))
+        return (record for _, record in self._reader.read(catalog, np.arange(len(catalog))))
 
     def columns(self) -> Columns:
         """Return what frames are selected on, of every frame, in the order of `__iter__`."""
@@ -211,11 +209,11 @@ class FrameStore:
         """Yield the frames that match; the others are not read."""
         catalog = self.catalog()
         places = np.flatnonzero(matching(catalog.columns, query))
-        return (record for _, record in self._deliver(catalog, places))
+        return (record for _, record in self._reader.read(catalog, places))
 
     def at(self, places: NDArray[np.int64]) -> Iterator[tuple[int, Record]]:
         """Yield the frames at some places of `columns`, increasing; the others are not read."""
-        return self._deliver(self.catalog(), places)
+        return self._reader.read(self.catalog(), places)
 
     def compact(self, *, repair: bool = False) -> None:
         """Bring the files up to date with every journal whose writer is gone or is us.
@@ -263,26 +261,26 @@ class FrameStore:
         try:
             self.compact()
         except StoreDamagedError as error:
-            self._damage.append(str(error))
+            self._reader.damage.append(str(error))
 
     def _rewrite(self, catalog: Catalog, finished: list[Path], *, repair: bool) -> None:
         if catalog.lost != 0 and not repair:
             name = ", ".join(path.name for path in catalog.broken)
             raise unrecoverable(name, "frames in it can be read nowhere")
         if repair:
-            catalog = catalog.joined_by(self._cataloguer.journals())
+            catalog = catalog.joined_by(self._reader.journals())
         damaged = [path for path in catalog.broken if path.exists()]
         if repair:
             files = [part.path for part in catalog.parts if not part.is_journal]
             damaged += [path for path in files if not _is_whole(path)]
         asides = keep_aside(self.path, damaged)
-        before = len(self._lost)
+        before = len(self._reader.lost)
         anew = [path for path in damaged if path != self.path]
         try:
             rewrite(
                 self.path,
                 catalog,
-                lambda places: self._deliver(catalog, places),
+                lambda places: self._reader.read(catalog, places),
                 anew=anew,
                 giving_up=repair,
             )
@@ -293,66 +291,17 @@ class FrameStore:
         for path in damaged:
             if path != self.path:
                 path.unlink(missing_ok=True)
-        if catalog.lost == 0 and len(self._lost) == before:
+        if catalog.lost == 0 and len(self._reader.lost) == before:
             for aside in asides:
                 aside.unlink()
-        self._damage.clear()
-        self._rescued.clear()
+        self._reader.damage.clear()
+        self._reader.rescued.clear()
         for path in finished:
             whole = not any(sentence.startswith(f"{path.name}:") for sentence in catalog.damage)
             path.rename(path.with_suffix(KEPT if whole else DAMAGED))
             path.with_suffix(".lock").unlink(missing_ok=True)
         if self._folder.exists():
             sync_folder(self._folder)
-
-    def _deliver(self, catalog: Catalog, places: NDArray[np.int64]) -> Iterator[tuple[int, Record]]:
-        """Yield frames; what a file cannot give comes from wherever else it is."""
-        for first, part, indices in catalog.within(places):
-            left = iter(indices.tolist())
-            for index, record in self._from_part(part, indices):
-                for missing in left:
-                    if missing == index:
-                        break
-                    yield from self._elsewhere(catalog, first + missing, part, missing)
-                yield first + index, record
-            for missing in left:
-                yield from self._elsewhere(catalog, first + missing, part, missing)
-
-    def _from_part(self, part: Part, indices: NDArray[np.int64]) -> Iterator[tuple[int, Record]]:
-        """Yield what a file can give; where it was replaced, what the new ones give."""
-        if part.is_journal or stamp_of(part.path) == part.stamp:
-            yield from part.read(indices, self._damage)
-            return
-        now = self.catalog()
-        found = [now.find(part.identities[index].decode()) for index in indices.tolist()]
-        known = [
-            (place, index)
-            for place, index in zip(found, indices.tolist(), strict=True)
-            if place is not None
-        ]
-        index_at = dict(known)
-        if sorted(index_at) == [place for place, _ in known]:
-            for first, other, there in now.within(np.array(sorted(index_at), dtype=np.int64)):
-                for index, record in other.read(there, self._damage):
-                    yield index_at[first + index], record
-
-    def _elsewhere(
-        self, catalog: Catalog, place: int, part: Part, index: int
-    ) -> Iterator[tuple[int, Record]]:
-        """Yield a frame from the files as they are now, or from a kept journal, if it is there."""
-        identity = part.identities[index].decode()
-        now = self.catalog()
-        for source in (*((now,) if now is not catalog else ()), self._cataloguer.journals()):
-            found = source.find(identity)
-            if found is None:
-                continue
-            for _, other, there in source.within(np.array([found])):
-                for _, record in other.read(there, self._damage):
-                    if source is not now:
-                        self._rescued.add(identity)
-                    yield place, record
-                    return
-        self._lost.add(identity)
 
     def _hash_of(self, level: LevelOfTheory) -> str:
         """Return the hash of a level; most often it is the one that was asked last."""
@@ -369,7 +318,7 @@ class FrameStore:
 
     def _label_at(self, place: int) -> Label | None:
         """Return the label of a frame; one that can be read nowhere is not there."""
-        for _, record in self._deliver(self._opened, np.array([place])):
+        for _, record in self._reader.read(self._opened, np.array([place])):
             return record.label
         return None
 
@@ -378,7 +327,7 @@ class FrameStore:
         place = self._opened.find(identity)
         if place is None:
             return False
-        return any(True for _ in self._deliver(self._opened, np.array([place])))
+        return any(True for _ in self._reader.read(self._opened, np.array([place])))
 
 
 def open_existing(path: str | Path) -> FrameStore:

@@ -272,6 +272,21 @@ def test_store_of_schema_1_is_read_to_the_bit_and_upgraded_by_compacting(tmp_pat
     assert read_index(path, []).schema == SCHEMA
 
 
+def test_store_of_schema_2_with_shards_and_journals_is_read_to_the_bit(tmp_path):
+    shutil.copytree(DATA / "store-schema-2", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "run.h5"
+    expected = json.loads((DATA / "store-schema-2.json").read_text())
+    store = FrameStore(path)
+    assert (read_index(path, []).schema, len(store.catalog().shards)) == (2, 1)
+    assert {k: hashlib.sha256(v).hexdigest() for k, v in bytes_of(path).items()} == expected
+    assert [record.descriptors for record in store] == [f"3x4:{'0' * 32}", "", "", "", ""]
+    assert check_store(store).damage == ()
+    assert store.levels == (REFERENCE.level,)
+    path.unlink()
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert identities(FrameStore(path)) == dict.fromkeys(expected, 1), "the journals alone are it"
+
+
 def test_damaged_frame_of_schema_1_is_named_and_the_file_left_as_it_is(tmp_path):
     path = tmp_path / "run.h5"
     shutil.copy(DATA / "store-schema-1.h5", path)

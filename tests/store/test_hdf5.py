@@ -331,10 +331,8 @@ def test_flipped_bit_is_detected_and_loses_no_frame(path):
 
 
 @pytest.mark.slow
-def test_four_thousand_flipped_bits_are_detected_and_lose_no_frame(path, record_property):
-    counts = flip(path, 4000)
-    record_property("flips", str(dict(counts)))
-    assert_nothing_is_lost(counts)
+def test_four_thousand_flipped_bits_are_detected_and_lose_no_frame(path):
+    assert_nothing_is_lost(flip(path, 4000))
 
 
 @pytest.mark.slow

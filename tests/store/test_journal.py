@@ -191,7 +191,7 @@ def test_failed_fsync_is_no_acknowledgement(journal, monkeypatch):
 
     journal.append(b"before")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "os", Faulty(fsync=fsync))
+        patch.setattr(module, "os", Faulty(fdatasync=fsync))
         with pytest.raises(StoreError, match="Input/output error"):
             journal.append(b"lost")
     journal.append(b"after")
@@ -222,7 +222,7 @@ def test_interruption_between_write_and_fsync_cannot_cost_a_later_record(journal
 
     journal.append(b"before")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "os", Faulty(fsync=interrupt))
+        patch.setattr(module, "os", Faulty(fdatasync=interrupt))
         with pytest.raises(KeyboardInterrupt):
             journal.append(b"interrupted")
     journal.append(b"acknowledged")

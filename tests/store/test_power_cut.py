@@ -55,6 +55,8 @@ class Disk:
             self._bytes[status.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
         self.check()
 
+    fdatasync = fsync
+
     def replace(self, source, target) -> None:
         os.replace(source, target)
         self.check()

@@ -11,14 +11,12 @@ from ase import Atoms
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.errors import InputError, StoreDamagedError
 from hybrid_calc.store.columns import columns_of
+from hybrid_calc.store.diversity import diverse, farthest_frames, farthest_points
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
 from hybrid_calc.store.selection import (
     PARTS,
     decorrelated,
-    diverse,
-    farthest_frames,
-    farthest_points,
     places_of,
     read_split,
     split_path,
