@@ -34,7 +34,7 @@ from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
-from hybrid_calc.geometry import check_structure, composition_of, geometry_bytes
+from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import Label, Reference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
@@ -364,13 +364,14 @@ class Engine:
             The label could not be made durable.
         """
         check_structure(atoms)
-        key = geometry_bytes(atoms)
+        composition = composition_of(atoms)
+        key = geometry_bytes(atoms, composition)
         with self._lock:
             known = self._steps.get(key)
             if known is not None and (known.label is not None or not wanted):
                 self._steps.move_to_end(key)
                 return trajectory.revisit(atoms, key, known)
-            step = self._answer(atoms, key, trajectory, wanted)
+            step = self._answer(atoms, composition, key, trajectory, wanted)
             self._steps[key] = step
             if len(self._steps) > REMEMBERED_GEOMETRIES:
                 self._steps.popitem(last=False)
@@ -455,7 +456,12 @@ class Engine:
             budget.audits = max(budget.audits, audits)
 
     def _answer(
-        self, atoms: Atoms, key: tuple[bytes, ...], trajectory: Trajectory, wanted: str
+        self,
+        atoms: Atoms,
+        composition: Composition,
+        key: tuple[bytes, ...],
+        trajectory: Trajectory,
+        wanted: str,
     ) -> Step:
         seconds: dict[str, float] = {}
         with _timed(seconds, "flags"):
@@ -463,8 +469,8 @@ class Engine:
         with _timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, key, survey)
         with _timed(seconds, "gate"):
-            regime = classify(composition_of(atoms), survey.report, self.limits)
-            wanted = wanted or self._unaligned(atoms, prediction)
+            regime = classify(composition, survey.report, self.limits)
+            wanted = wanted or self._unaligned(composition, prediction)
             decision = self.gate.decide(prediction, survey, regime, wanted=wanted)
         label = None
         if decision.source is Source.REFERENCE:
@@ -472,7 +478,7 @@ class Engine:
                 label = self._label(atoms, trajectory, prediction, survey, decision)
         with _timed(seconds, "gate"):
             step = self._settle(
-                atoms,
+                composition,
                 trajectory=trajectory,
                 prediction=prediction,
                 survey=survey,
@@ -544,7 +550,7 @@ class Engine:
 
     def _settle(
         self,
-        atoms: Atoms,
+        composition: Composition,
         *,
         trajectory: Trajectory,
         prediction: Prediction | None,
@@ -554,7 +560,7 @@ class Engine:
         seconds: dict[str, float],
     ) -> Step:
         """Choose the answer, align its energy, and learn from the label."""
-        zero = self._align(atoms, prediction, label)
+        zero = self._align(composition, prediction, label)
         force_error = energy_error = good = None
         difference = None
         if label is not None and prediction is not None:
@@ -594,7 +600,9 @@ class Engine:
             seconds=seconds,
         )
 
-    def _align(self, atoms: Atoms, prediction: Prediction | None, label: Label | None) -> Alignment:
+    def _align(
+        self, composition: Composition, prediction: Prediction | None, label: Label | None
+    ) -> Alignment:
         """Return what to subtract from each level's energies for this composition.
 
         Whoever answers first keeps its own zero.  The other's is set at the
@@ -607,7 +615,7 @@ class Engine:
             The committee answered before, cannot now, and no label has yet
             told how far apart the two zeros are.
         """
-        key = _name_of(atoms)
+        key = composition.name
         known = self._alignments.get(key, UNALIGNED)
         if known.complete:
             return known
@@ -630,9 +638,9 @@ class Engine:
         self._alignments[key] = known
         return known
 
-    def _unaligned(self, atoms: Atoms, prediction: Prediction | None) -> str:
+    def _unaligned(self, composition: Composition, prediction: Prediction | None) -> str:
         """Return why a label is needed before the committee may answer; empty where it may."""
-        known = self._alignments.get(_name_of(atoms))
+        known = self._alignments.get(composition.name)
         if prediction is None or known is None or known.committee is not None:
             return ""
         return "the energy zeros of committee and reference are not aligned yet"
@@ -701,12 +709,6 @@ class Engine:
             tally.reasons.update(step.decision.policies)
         for stage, spent in step.seconds.items():
             tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
-
-
-def _name_of(atoms: Atoms) -> str:
-    """Return the name of a composition, for people and as a key in JSON."""
-    composition = composition_of(atoms)
-    return f"{composition.formula}:{composition.charge}:{composition.multiplicity}"
 
 
 def _evidence(decision: Decision, prediction: Prediction | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError, LevelMismatchError, StoreDamagedError
-from hybrid_calc.geometry import geometry_key
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.store.bound_level import bind_level, bound_level
@@ -167,7 +166,7 @@ class FrameStore:
         level_hash = self._hash_of(record.level)
         if record.label is not None and self._bound != level_hash:
             self._bind(record.level)
-        geometry = geometry_key(record.atoms())
+        geometry = record.geometry
         identity = record.identity_at(geometry, level_hash)
         if identity in self._appended or self._holds(identity):
             return False
