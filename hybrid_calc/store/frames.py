@@ -16,7 +16,7 @@ from hybrid_calc.errors import InputError, LevelMismatchError, StoreDamagedError
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.store.bound_level import bind_level, bound_level
-from hybrid_calc.store.catalog import Catalog
+from hybrid_calc.store.catalog import Catalog, shard_folder
 from hybrid_calc.store.columns import Columns, question_at, question_of
 from hybrid_calc.store.compaction import keep_aside, rewrite, unrecoverable
 from hybrid_calc.store.hdf5 import SCHEMA, check_format
@@ -335,10 +335,10 @@ def open_existing(path: str | Path) -> FrameStore:
     Raises
     ------
     InputError
-        There is neither a file nor a journal of that name.
+        There is neither a file nor a journal nor a shard of that name.
     """
     path = Path(path)
-    if not path.exists() and not journal_folder(path).exists():
+    if not any(place.exists() for place in (path, journal_folder(path), shard_folder(path))):
         raise InputError(f"there is no store {path}.")
     return FrameStore(path)
 

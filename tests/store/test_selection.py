@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 
+from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.errors import InputError, StoreDamagedError
 from hybrid_calc.store.columns import columns_of
@@ -23,7 +25,7 @@ from hybrid_calc.store.selection import (
     split_trajectories,
     write_split,
 )
-from tests.store.samples import sample
+from tests.store.samples import sample, water
 
 
 def test_farthest_points_on_a_line_are_the_ends_and_then_the_middle():
@@ -72,6 +74,18 @@ def test_farthest_frames_are_chosen_per_regime_by_the_committees_descriptors(tmp
     assert places_of(store, Query(regime="warm"), min_steps=2).tolist() == [0, 2]
     with pytest.raises(InputError, match="gives no descriptors"):
         farthest_frames(store, places, ToyCommittee(), 2)
+
+
+def test_farthest_frames_by_the_descriptors_of_ani(tmp_path):
+    committee, store = AniCommittee(), FrameStore(tmp_path / "run.h5")
+    frames = [water(1), water(1), water(2), molecule("CH4")]
+    frames[1].positions += [1e-4, 0, 0]  # nowhere else in descriptor space
+    for number, atoms in enumerate(frames):
+        store.append(sample(number, atoms, prediction=committee.predict(atoms)))
+    digests = [record.descriptors for record in store]
+    assert [digest.split("x")[0] for digest in digests] == ["3", "3", "3", "5"]
+    assert len(set(digests)) >= 3  # of the moved one, the same but for rounding
+    assert farthest_frames(store, places_of(store, Query()), committee, 3).tolist() == [0, 2, 3]
 
 
 def columns(runs, per_run, regimes=("equilibrium", "reactive")):
