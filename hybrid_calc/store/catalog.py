@@ -108,13 +108,22 @@ class Cataloguer:
 
     def catalog(self) -> Catalog:
         """Return what is there now."""
+        while True:
+            journals, files, _ = now = self._stamps()
+            if self._last is not None and self._last[0] == now:
+                return self._last[1]
+            found = self._look(journals, files)
+            after = self._stamps()
+            # While we looked, journals may have grown; a compaction means looking again.
+            if files == after[1] and journals.keys() <= after[0].keys():
+                self._last = now, found
+                return found
+
+    def _stamps(self) -> tuple[dict[Path, Stamp], dict[Path, Stamp], list[Path]]:
         # Journals first: a compactor takes them away only after a file has their frames.
         journals = {path: stamp_of(path) for path in journals_in(self._folder)}
         files = {path: stamp_of(path) for path in (*shards_in(self._path), self._path)}
-        now = (journals, files, aside_in(self._path))
-        if self._last is None or self._last[0] != now:
-            self._last = now, self._look(journals, files)
-        return self._last[1]
+        return journals, files, aside_in(self._path)
 
     def journals(self) -> Catalog:
         """Return what all journals hold, those of writers and the kept ones; reads them all."""
@@ -145,8 +154,8 @@ class Cataloguer:
                 held_by[path] = index.frames
                 if index.frames > len(index.rows):
                     broken.append(path)
-            elif stamp or kept_in(self._folder) or len(files) > 1:
-                broken.append(path)  # the store's own file is not there before it is written first
+            elif stamp or kept_in(self._folder) or (len(files) > 1 and not journals):
+                broken.append(path)  # not there before the first compaction, which keeps journals
         listed = {} if own is None else {shard_path(self._path, n): f for n, f in own.shards}
         # A shard that is not listed is a copy, of a compaction or a repair that was killed.
         broken = [path for path in broken if own is None or path in (self._path, *listed)]

@@ -9,6 +9,7 @@ import h5py
 import pytest
 
 from hybrid_calc.errors import StoreDamagedError
+from hybrid_calc.store import catalog as catalog_module
 from hybrid_calc.store import seal as module
 from hybrid_calc.store.catalog import aside_in, shards_in
 from hybrid_calc.store.frames import FrameStore, open_existing
@@ -338,6 +339,25 @@ def test_reading_goes_on_while_the_file_becomes_shards(sharded):
     seen += list(frames)
     assert identities(seen) == identities(ELEVEN)
     assert reader.damage == ()
+
+
+def test_catalog_of_a_store_that_is_compacted_meanwhile_is_looked_up_again(path, monkeypatch):
+    store = FrameStore(path)
+    other = FrameStore(path)
+    other.append(sample(9))
+    original, times = catalog_module.index_journal, []
+
+    def compacted_first(*arguments):
+        times.append(1)
+        if len(times) == 1:
+            monkeypatch.setattr(catalog_module, "index_journal", original)
+            other.compact()
+        return original(*arguments)
+
+    monkeypatch.setattr(catalog_module, "index_journal", compacted_first)
+    assert identities(store) == identities([*RECORDS, sample(9)])
+    assert store.damage == ()
+    assert times == [1]
 
 
 def test_bytes_of_a_store_do_not_change_when_it_is_cut_into_shards(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_calc.store import bound_level, hdf5, journal
+from hybrid_calc.store import bound_level, compaction, hdf5, journal
 from hybrid_calc.store.frames import FrameStore
 from tests.store.samples import crystal, rejected, sample
 
@@ -116,6 +116,7 @@ def disk_of(tmp_path, monkeypatch):
         monkeypatch.setattr(journal, "os", disk)
         monkeypatch.setattr(hdf5, "os", disk)
         monkeypatch.setattr(bound_level, "os", disk)
+        monkeypatch.setattr(compaction, "FRAMES_PER_SHARD", 2)
         for name in ("unlink", "rename"):  # how the store's modules remove journals
             original = getattr(Path, name)
 
@@ -153,6 +154,7 @@ def test_every_acknowledged_frame_survives_a_power_cut_at_any_time(disk_of):
     disk = disk_of()
     live(disk)
     assert disk.checks > 40
+    assert len(list((disk.root / "new" / "run.h5.shards").iterdir())) == 2
     assert len(disk.acknowledged) == 6
 
 
