@@ -14,7 +14,6 @@ above the one refined from ts.xyz.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -30,8 +29,9 @@ from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.correction.inflation import Forecast, coverage
 from hybrid_calc.correction.surface import PredictMany
 from hybrid_calc.drivers.band import idpp_band
-from hybrid_calc.drivers.barrier import NEBResult, NEBSettings
+from hybrid_calc.drivers.barrier import NEBResult
 from hybrid_calc.drivers.neb import HybridNEB
+from hybrid_calc.drivers.settings import NebSettings
 
 QUICK = ("rxn003891",)
 CLEARLY_NEGATIVE = -0.05
@@ -47,7 +47,7 @@ def run_one(folder: Path, predict_many: PredictMany, level: str, seed: int) -> d
         rng = np.random.default_rng(seed)
         for end in (reactant, product):
             end.positions += rng.normal(0.0, 0.02, end.positions.shape)
-    settings = dataclasses.replace(NEBSettings(), seed=seed)
+    settings = NebSettings(seed=seed)
     result = HybridNEB(reactant, product, predict_many, ask, settings).run()
     row: dict[str, object] = {
         "name": folder.name,
@@ -101,7 +101,7 @@ def plain_band(result_folder: Path) -> dict[str, object]:
         BFGS(atoms, logfile=None).run(fmax=0.03, steps=200)
         ends.append(atoms)
     images = []
-    for one in idpp_band(*ends, NEBSettings().band.images):
+    for one in idpp_band(*ends, NebSettings().images):
         image = ends[0].copy()
         image.positions = one
         image.calc = Plain(ask)

@@ -22,7 +22,7 @@ from ase.optimize import BFGS
 from numpy.typing import NDArray
 from references import Counted, dft_reference, xtb_reference
 
-from hybrid_calc.drivers.saddle import free_directions
+from hybrid_calc.drivers.shape import free_directions
 
 OUTPUT = Path(__file__).with_name("neb_references.json")
 STEP_ANG = 0.01

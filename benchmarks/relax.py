@@ -28,8 +28,9 @@ from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.correction.inflation import Forecast, coverage
 from hybrid_calc.correction.surface import PredictMany, SurfaceCalculator, fit_surface
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
-from hybrid_calc.drivers.relax import HybridRelax, RelaxSettings
-from hybrid_calc.drivers.saddle import bonds_of, distance_between
+from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.shape import bonds_of, distance_between
 
 MOLECULES = (
     "CH3CH2OH", "CH3CONH2", "HCOOH", "CH3NO2", "CH3COCH3", "C2H4", "HCOOCH3", "C3H4_C3v",

@@ -26,7 +26,7 @@ from pydantic import (
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
-from hybrid_calc.drivers.settings import MdSettings, NebSettings, RelaxSettings
+from hybrid_calc.drivers.settings import AseNebSettings, AseRelaxSettings, MdSettings
 from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.settings import GateSettings
@@ -305,8 +305,8 @@ class RunSettings(_Settings):
     )
     threads: int = Field(1, ge=1, description="Threads of the committee; one is best for 10 atoms.")
     md: MdSettings = Field(MdSettings(), description="For task md.")
-    relax: RelaxSettings = Field(RelaxSettings(), description="For task relax.")
-    neb: NebSettings = Field(NebSettings(), description="For task neb.")
+    relax: AseRelaxSettings = Field(AseRelaxSettings(), description="For task relax.")
+    neb: AseNebSettings = Field(AseNebSettings(), description="For task neb.")
 
 
 def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings:

@@ -15,7 +15,7 @@ from ase.mep import NEB
 from numpy.typing import NDArray
 
 from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed, last_step
-from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.settings import AseNebSettings
 from hybrid_calc.engine import Engine
 from hybrid_calc.errors import BudgetExhausted, InputError
 from hybrid_calc.geometry import charge_of, multiplicity_of
@@ -27,7 +27,7 @@ MIXED = (
 INTERRUPTED = "a signal asked for it"
 
 
-def run_neb(first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> Outcome:
+def run_neb(first: Atoms, last: Atoms, settings: AseNebSettings, job: Job) -> Outcome:
     """Relax both ends, then a band between them; or go on with a band.
 
     Parameters
@@ -77,7 +77,7 @@ class _Run:
     The trajectory gets all images after every step, as ``ase gui`` expects of a band.
     """
 
-    def __init__(self, first: Atoms, last: Atoms, settings: NebSettings, job: Job) -> None:
+    def __init__(self, first: Atoms, last: Atoms, settings: AseNebSettings, job: Job) -> None:
         self.settings, self.job = settings, job
         self.images = [first.copy() for _ in range(settings.images - 1)] + [last.copy()]
         self.images[-1].info = dict(first.info)

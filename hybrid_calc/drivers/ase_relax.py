@@ -17,13 +17,13 @@ from hybrid_calc.drivers.job import (
     give_back,
     last_step,
 )
-from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.settings import AseRelaxSettings
 from hybrid_calc.errors import BudgetExhausted
 
 NOT_CONVERGED = "the largest force is still above the target; raise relax.steps and resume"
 
 
-def run_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcome:
+def run_relax(atoms: Atoms, settings: AseRelaxSettings, job: Job) -> Outcome:
     """Relax or go on relaxing a structure.
 
     Parameters

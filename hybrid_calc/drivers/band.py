@@ -25,33 +25,17 @@ CLASH = 0.65
 SHAKE_ANG = 0.1
 """How far they are shaken, A."""
 
+SPRING_EV_PER_ANG2 = 1.0
+"""Spring constant between images, eV/A^2."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BandSettings:
-    """How a band is relaxed on one surface.
+BAND_FMAX_EV_PER_ANG = 0.1
+"""Target for the band's own forces on the surface, eV/A."""
 
-    Attributes
-    ----------
-    images
-        Number of images, both ends included.
-    spring_ev_per_ang2
-        Spring constant, eV/A^2.
-    fmax_ev_per_ang
-        Target for the band's own forces on the surface, eV/A.
-    rough_fmax_ev_per_ang
-        Below this band force the highest image starts to climb, eV/A.
-    steps
-        Optimiser steps for plain and climbing band together.
-    max_step_ang
-        Largest step, A.
-    """
+ROUGH_FMAX_EV_PER_ANG = 0.5
+"""Below this band force the highest image starts to climb, eV/A."""
 
-    images: int = 9
-    spring_ev_per_ang2: float = 1.0
-    fmax_ev_per_ang: float = 0.1
-    rough_fmax_ev_per_ang: float = 0.5
-    steps: int = 300
-    max_step_ang: float = 0.1
+BAND_STEPS = 300
+"""Optimiser steps for plain and climbing band together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +141,8 @@ def relax_band(
     template: Atoms,
     surface: Surface,
     positions: NDArray[np.float64],
-    settings: BandSettings,
     *,
+    max_step: float = 0.1,
     max_std: float = np.inf,
 ) -> Band:
     """Relax a band, first plain, then climbing; stop where the std passes its limit.
@@ -171,8 +155,8 @@ def relax_band(
         Frozen.
     positions
         Where to start, shape (B, N, 3), A.
-    settings
-        Targets and limits.
+    max_step
+        Largest step, A.
     max_std
         Largest posterior std (not calibrated) of an image, eV.
     """
@@ -181,13 +165,13 @@ def relax_band(
         image = template.copy()
         image.set_positions(one, apply_constraint=False)
         images.append(image)
-    band = SurfaceNEB(images, surface, settings.spring_ev_per_ang2)
-    left, converged, unsure = settings.steps, False, None
+    band = SurfaceNEB(images, surface, SPRING_EV_PER_ANG2)
+    left, converged, unsure = BAND_STEPS, False, None
     for climb in (False, True):
         band.climb = climb
-        target = settings.fmax_ev_per_ang if climb else settings.rough_fmax_ev_per_ang
+        target = BAND_FMAX_EV_PER_ANG if climb else ROUGH_FMAX_EV_PER_ANG
         # ASE's optimisers take bands too; its annotation says Atoms only.
-        optimiser = BFGS(band, logfile=None, maxstep=settings.max_step_ang)  # type: ignore[arg-type]
+        optimiser = BFGS(band, logfile=None, maxstep=max_step)  # type: ignore[arg-type]
         for reached in optimiser.irun(fmax=target, steps=left):
             converged = bool(reached)
             unsure = _unsure_image(band, max_std) if optimiser.nsteps % CHECK == CHECK - 1 else None

@@ -9,27 +9,20 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hybrid_calc.correction.gp import ProcessSettings
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import SurfaceLabel
-from hybrid_calc.drivers.band import BandSettings
-from hybrid_calc.drivers.relax import RelaxSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NEBSettings:
-    """How a barrier is sought.
+class SearchLimits:
+    """What a barrier search holds itself to beside the user's `NebSettings`.
 
     Attributes
     ----------
-    fmax_ev_per_ang
-        Target for the reference's largest force on an atom at the climbing image, eV/A.
     max_energy_error_ev
-        Largest error of the surface there, before its label, eV.
+        Largest error of the surface at the climbing image, before its label, eV.
     max_barrier_change_ev
         Largest change of the barrier by the refit with that label, eV.
-    max_std_ev
-        A band is stopped and labelled where the posterior std passes this, eV.
     first_amplitude_ev
         Smallest amplitude of the residual before there are labels between the ends, eV.
     refine_ev_per_ang
@@ -46,24 +39,16 @@ class NEBSettings:
         So has one whose energy differs by less from the higher end's, eV.
     probe_ang
         Displacement of the largest-moving atom in a label that decides about a mode, A.
-    max_labels
-        Labels between the ends before giving up, confirmation included.
     max_breaks, max_collapses, max_detours, max_stalls, max_failures
         How often the symmetry of a path is broken, a band may fall onto an end, a saddle
         may lead elsewhere, a round may bring nothing new and the reference may fail
         before giving up.
     break_ang
         How far the middle of a band is pushed to break its symmetry, A.
-    seed
-        Of the jitter that breaks it.
-    band, ends
-        Settings of the band on the surface and of the relaxations of both ends.
     """
 
-    fmax_ev_per_ang: float = 0.1
     max_energy_error_ev: float = 0.03
     max_barrier_change_ev: float = 0.005
-    max_std_ev: float = 0.4
     first_amplitude_ev: float = 1.0
     refine_ev_per_ang: float = 3.0
     refine_ang: float = 0.3
@@ -72,17 +57,12 @@ class NEBSettings:
     collapse_ang: float = 0.15
     collapse_ev: float = 0.01
     probe_ang: float = 0.1
-    max_labels: int = 40
     max_breaks: int = 4
     max_collapses: int = 5
     max_detours: int = 3
     max_stalls: int = 3
     max_failures: int = 12
     break_ang: float = 0.3
-    seed: int = 0
-    band: BandSettings = field(default_factory=BandSettings)
-    ends: RelaxSettings = field(default_factory=lambda: RelaxSettings(fmax_ev_per_ang=0.03))
-    process: ProcessSettings = field(default_factory=ProcessSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +154,11 @@ class Progress:
         Mode along which bands are displaced, (N, 3), or None.
     saddle
         Positions of the climbing image that was labelled last, (N, 3), or None.
+    band
+        Positions of the band that was relaxed last, (B, N, 3), or None.
+    curvatures
+        The two lowest of the surface at the climbing image, eV/A^2; empty before they
+        were judged.
     doubt
         What was missing at the end of the last round.
     done
@@ -193,5 +178,7 @@ class Progress:
     unsure: int = 0
     push: list[list[float]] | None = None
     saddle: list[list[float]] | None = None
+    band: list[list[list[float]]] | None = None
+    curvatures: list[float] = field(default_factory=list)
     doubt: str = "no band was relaxed yet"
     done: bool = False

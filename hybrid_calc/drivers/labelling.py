@@ -22,6 +22,7 @@ from hybrid_calc.correction.surface import (
     frames_at,
     surface_std,
 )
+from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.reference.label import Label
 
 AskReference = Callable[[Atoms, str], Label]
@@ -29,6 +30,13 @@ AskReference = Callable[[Atoms, str], Label]
 
 SAME_GEOMETRY = 1e-6
 """Geometries whose coordinates differ by less are one label, A."""
+
+
+CONFORMER_ANG = 0.5
+"""Geometries whose distances all differ by less are taken for one conformer, A."""
+
+MOST_KNOWN = 30
+"""Labels from before that one surface is given; its cost grows with the cube of them."""
 
 
 class LabelBook:
@@ -59,8 +67,9 @@ class LabelBook:
         self.template = template.copy()
         self.predict_many = predict_many
         self.settings = settings or ProcessSettings()
-        self.labels: list[SurfaceLabel] = list(known)
-        self.reasons: list[str] = ["known"] * len(self.labels)
+        self.labels: list[SurfaceLabel] = []
+        self.reasons: list[str] = []
+        self.know(known)
         self.forecasts: list[Forecast] = []
         self._label = label
 
@@ -75,6 +84,13 @@ class LabelBook:
             if np.abs(one.positions - positions).max() < SAME_GEOMETRY:
                 return one
         return None
+
+    def know(self, labels: Sequence[SurfaceLabel]) -> None:
+        """Take in labels that cost nothing, each geometry once."""
+        for one in labels:
+            if self.find(one.positions) is None:
+                self.labels.append(one)
+                self.reasons.append("known")
 
     def surface(self, *, min_amplitude_ev: float = 0.0) -> Surface:
         """Fit the surface to all labels, taking the residual to vary by no less than that."""
@@ -223,6 +239,32 @@ class ReferenceCalculator(Calculator):
             "free_energy": label.energy,
             "forces": label.forces.copy(),
         }
+
+
+def of_one_conformer(
+    template: Atoms, positions: NDArray[np.float64], labels: Sequence[SurfaceLabel]
+) -> list[SurfaceLabel]:
+    """Return the labels near a geometry (N, 3), nearest last.
+
+    Several conformers never share a surface.  Where something is constrained only labels
+    that hold the same frozen atoms at the same places are of use.
+    """
+    return near_path(template, positions[None], labels)
+
+
+def near_path(
+    template: Atoms, path: NDArray[np.float64], labels: Sequence[SurfaceLabel]
+) -> list[SurfaceLabel]:
+    """Return the labels near any image of a path (B, N, 3), nearest last."""
+    frozen = frozen_atoms(template)
+    near = []
+    for label in labels:
+        away = min(distance_between(label.positions, image) for image in path)
+        moved = np.abs(label.positions[frozen] - path[0][frozen]).max(initial=0.0)
+        if away < CONFORMER_ANG and moved < SAME_GEOMETRY:
+            near.append((away, label))
+    near.sort(key=lambda pair: -pair[0])
+    return [label for _, label in near[-MOST_KNOWN:]]
 
 
 def constrained_forces(

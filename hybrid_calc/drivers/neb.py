@@ -17,11 +17,12 @@ from hybrid_calc.correction.surface import (
     refuse_periodic,
 )
 from hybrid_calc.drivers.band import idpp_band
-from hybrid_calc.drivers.barrier import NEBResult, NEBSettings, Progress
-from hybrid_calc.drivers.labelling import AskReference, LabelBook, max_force
+from hybrid_calc.drivers.barrier import NEBResult, Progress, SearchLimits
+from hybrid_calc.drivers.labelling import AskReference, LabelBook, max_force, near_path
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
-from hybrid_calc.drivers.saddle import distance_between
 from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import distance_between
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 
 SAME_IMAGE_ANG = 1e-3
@@ -40,10 +41,14 @@ class HybridNEB:
     label
         The reference.
     settings
-        Targets and limits.
+        Targets.
+    limits
+        What the search holds itself to beside them.
     path
         Geometries between the ends, or one guess of the transition state; interpolated
         where empty.
+    known
+        Labels of this molecule from before, all at the same level.
     save
         Called with the state after every label of an end and after every round.
     """
@@ -54,9 +59,11 @@ class HybridNEB:
         product: Atoms,
         predict_many: PredictMany,
         label: AskReference,
-        settings: NEBSettings | None = None,
+        settings: NebSettings | None = None,
         *,
+        limits: SearchLimits | None = None,
         path: Sequence[Atoms] = (),
+        known: Sequence[SurfaceLabel] = (),
         save: SaveState | None = None,
     ) -> None:
         refuse_periodic(reactant)
@@ -65,11 +72,13 @@ class HybridNEB:
                 f"reactant {reactant.symbols} and product {product.symbols} need the same atoms "
                 "in the same order; reorder the product."
             )
-        self.settings = settings or NEBSettings()
+        self.settings = settings or NebSettings()
+        self.limits = limits or SearchLimits()
         self.reactant = reactant.copy()
         self.product = product.copy()
         self.product.set_constraint(self.reactant.constraints)
         self.path = list(path)
+        self.known = list(known)
         self.book = LabelBook(reactant, predict_many, label, settings=self.settings.process)
         self.progress = Progress()
         self._label = label
@@ -118,30 +127,37 @@ class HybridNEB:
             self._record()
 
         driver = HybridRelax(
-            atoms, self.book.predict_many, self._label, self.settings.ends, save=save
+            atoms,
+            self.book.predict_many,
+            self._label,
+            self.settings.ends,
+            known=self.known,
+            save=save,
         )
         if self.progress.ends and name in self.progress.ends:
             driver.restore(self.progress.ends[name])
         return driver.run()
 
     def _search_between(self, reactant: RelaxResult, product: RelaxResult) -> BarrierSearch:
-        if not self.book.labels:
-            self.book.labels = [*reactant.labels, *product.labels]
-            self.book.reasons = ["known"] * len(self.book.labels)
         stops = (reactant.atoms, product.atoms)
 
         def through(between: Sequence[Atoms]) -> NDArray[np.float64]:
-            return band_through([stops[0], *between, stops[1]], self.settings.band.images)
+            return band_through([stops[0], *between, stops[1]], self.settings.images)
 
         first, last = (_label_of(one) for one in (reactant, product))
+        start = through(self.path)
+        if not self.book.labels:
+            self.book.know([*near_path(self.reactant, start, self.known)])
+            self.book.know([*reactant.labels, *product.labels])
         return BarrierSearch(
             self.reactant,
             self.book,
             self.settings,
             self.progress,
+            limits=self.limits,
             ends=(first, last),
             through=through,
-            start=through(self.path),
+            start=start,
         )
 
     def _record(self) -> None:
@@ -162,7 +178,6 @@ class HybridNEB:
         if label is not None:
             half = float(self.book.half_widths(surface, label.positions[None], path[0])[0])
         reasons = self.book.reasons
-        saddle = search.saddle
         relaxed = list(ends.values())
         return NEBResult(
             confirmed=self.progress.done,
@@ -173,7 +188,7 @@ class HybridNEB:
             reaction_energy=high - low,
             transition_state=None if label is None else label.positions,
             transition_fmax=float("nan") if label is None else max_force(self.reactant, label),
-            curvatures=() if saddle is None else tuple(saddle.curvatures[:2].tolist()),
+            curvatures=tuple(self.progress.curvatures),
             path=path,
             path_energies=energies - low,
             path_half_widths=wide,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import ase.optimize
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import BFGS
+from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
 
-from hybrid_calc.correction.gp import ProcessSettings
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import (
     PredictMany,
@@ -27,51 +27,24 @@ from hybrid_calc.drivers.labelling import (
     LabelBook,
     ReferenceCalculator,
     max_force,
+    of_one_conformer,
 )
+from hybrid_calc.drivers.saddle import surface_hessian
+from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed
 
 MAX_FAILURES = 2
-"""Refused proposals before plain BFGS takes over."""
+"""Refused proposals before the plain optimiser takes over."""
+
+SURFACE_SHARE = 0.1
+"""The surface is relaxed to this share of the target."""
+
+SURFACE_STEPS = 200
+"""Steps per relaxation on the surface."""
 
 SaveState = Callable[[Mapping[str, Any]], None]
 """Called with the driver's JSON-able state after every label."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelaxSettings:
-    """How a minimum is sought.
-
-    Attributes
-    ----------
-    fmax_ev_per_ang
-        Target for the reference's largest force on an atom, eV/A.
-    surface_fmax_share
-        The surface is relaxed to this share of the target.
-    max_labels
-        Reference calls on the surface's proposals before plain BFGS takes over.
-    fallback_steps
-        Steps granted to that BFGS.
-    surface_steps
-        Steps per relaxation on the surface.
-    max_step_ang
-        Largest step of the optimisers, A.
-    max_displacement_ang
-        A proposal stays this near to the label it started from, A.
-    max_std_ev
-        A proposal ends where the posterior std relative to that label passes this, eV.
-    process
-        How the residual is modelled.
-    """
-
-    fmax_ev_per_ang: float = 0.05
-    surface_fmax_share: float = 0.1
-    max_labels: int = 12
-    fallback_steps: int = 200
-    surface_steps: int = 200
-    max_step_ang: float = 0.1
-    max_displacement_ang: float = 0.6
-    max_std_ev: float = 0.2
-    process: ProcessSettings = field(default_factory=ProcessSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +58,12 @@ class RelaxResult:
     fmax
         The reference's largest force there after constraints, eV/A.
     confirmed
-        True only when ``fmax`` is under the target.
+        True only when ``fmax`` is under the target, and the Hessian, where it was wanted, has
+        no negative mode.
     missing
         What is missing to be confirmed, in words; empty when confirmed.
     method
-        ``surface``, or ``reference`` when plain BFGS finished the work.
+        ``surface``, or ``reference`` when the plain optimiser finished the work.
     reference_calls
         Calls paid for, the confirming one included.
     prior
@@ -98,6 +72,8 @@ class RelaxResult:
         Every label, those known before first.
     forecasts
         What the surface had said about them.
+    vibrations
+        At the minimum, where they were wanted.
     """
 
     atoms: Atoms
@@ -109,6 +85,7 @@ class RelaxResult:
     prior: str
     labels: tuple[SurfaceLabel, ...]
     forecasts: tuple[Forecast, ...]
+    vibrations: Vibrations | None = None
 
 
 class HybridRelax:
@@ -125,7 +102,7 @@ class HybridRelax:
     settings
         Targets and limits.
     known
-        Labels of this molecule from before.
+        Labels of this molecule from before; those of this conformer are used.
     save
         Called with the state after every label.
     """
@@ -143,9 +120,12 @@ class HybridRelax:
         refuse_periodic(atoms)
         self.settings = settings or RelaxSettings()
         self.atoms = atoms.copy()
-        self.book = LabelBook(atoms, predict_many, label, known, self.settings.process)
+        near = of_one_conformer(self.atoms, self.atoms.positions, known)
+        self.book = LabelBook(atoms, predict_many, label, near, self.settings.process)
         self._save = save
+        self._label = label
         self._failures = 0
+        self._fallback: list[list[float]] | None = None
         self._method = "surface"
         self._prior = "committee"
 
@@ -156,6 +136,7 @@ class HybridRelax:
             "book": self.book.to_dict(),
             "failures": self._failures,
             "method": self._method,
+            "fallback": self._fallback,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -163,6 +144,7 @@ class HybridRelax:
         self.book.restore(state["book"])
         self._failures = int(state["failures"])
         self._method = str(state["method"])
+        self._fallback = state["fallback"]
 
     def run(self) -> RelaxResult:
         """Relax.
@@ -177,17 +159,29 @@ class HybridRelax:
         BudgetExhausted
             No call was left for a first label.
         """
-        missing = ""
+        missing, vibrations = "", None
         try:
             if self._method == "surface" and not self._relax_on_surfaces():
                 self._method = "reference"
             if self._method == "reference":
                 self._relax_on_reference()
+            vibrations = self._vibrations()
         except (BudgetExhausted, ReferenceFailed) as error:
             if not self.book.labels:
                 raise
             missing = f"the reference gave no more labels: {error}"
-        return self._result(missing)
+        return self._result(missing, vibrations)
+
+    def _vibrations(self) -> Vibrations | None:
+        """Return the vibrations at the confirmed minimum, where they are wanted."""
+        best = self._confirmed()
+        if best is None or self.settings.frequencies == "none":
+            return None
+        if self.settings.frequencies == "surface":
+            hessian = surface_hessian(self.book.surface(), best.positions)
+        else:
+            hessian = reference_hessian(self.atoms, best.positions, self._label)
+        return vibrations_of(self.atoms, best.positions, hessian)
 
     def _relax_on_surfaces(self) -> bool:
         """Propose, label, refit; tell whether a label confirmed a minimum."""
@@ -231,9 +225,9 @@ class HybridRelax:
         frame = self.atoms.copy()
         frame.set_positions(start, apply_constraint=False)
         frame.calc = SurfaceCalculator(surface)
-        target = self.settings.surface_fmax_share * self.settings.fmax_ev_per_ang
-        optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
-        for _ in optimiser.irun(fmax=target, steps=self.settings.surface_steps):
+        target = SURFACE_SHARE * self.settings.fmax_ev_per_ang
+        optimiser = self._optimiser(frame)
+        for _ in optimiser.irun(fmax=target, steps=SURFACE_STEPS):
             if surface.process is None:
                 continue
             moved = np.linalg.norm(frame.positions - start, axis=1).max()
@@ -243,17 +237,25 @@ class HybridRelax:
         return np.array(frame.positions)
 
     def _relax_on_reference(self, *, until_usable: bool = False) -> None:
-        """Run plain BFGS on the reference from the best label."""
+        """Run the plain optimiser on the reference from the best label.
+
+        A resumed run takes the same steps again; their labels are known.
+        """
+        if self._fallback is None or until_usable:
+            self._fallback = self._start().tolist()
         frame = self.atoms.copy()
-        frame.set_positions(self._start(), apply_constraint=False)
+        frame.set_positions(np.array(self._fallback), apply_constraint=False)
         frame.calc = ReferenceCalculator(self.book, "fallback")
-        optimiser = BFGS(frame, logfile=None, maxstep=self.settings.max_step_ang)
-        for _ in optimiser.irun(
-            fmax=self.settings.fmax_ev_per_ang, steps=self.settings.fallback_steps
-        ):
+        optimiser = self._optimiser(frame)
+        for _ in optimiser.irun(fmax=self.settings.fmax_ev_per_ang, steps=self.settings.steps):
             self._record()
             if until_usable and self.book.usable():
+                self._fallback = None
                 return
+
+    def _optimiser(self, frame: Atoms) -> Optimizer:
+        kind: type[Optimizer] = getattr(ase.optimize, self.settings.optimizer)
+        return kind(frame, logfile=None, maxstep=self.settings.max_step_ang)
 
     def _start(self) -> NDArray[np.float64]:
         """Return the positions of the lowest usable label, or of the start."""
@@ -273,7 +275,7 @@ class HybridRelax:
         if self._save is not None:
             self._save(self.state())
 
-    def _result(self, missing: str) -> RelaxResult:
+    def _result(self, missing: str, vibrations: Vibrations | None) -> RelaxResult:
         confirmed = self._confirmed()
         best = confirmed or self._best()
         if best is None:
@@ -282,7 +284,12 @@ class HybridRelax:
         if not confirmed and not missing:
             missing = (
                 f"the reference's largest force is {fmax:.3f} eV/A after {self.book.asked} calls, "
-                f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.fallback_steps."
+                f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.steps."
+            )
+        if vibrations is not None and vibrations.imaginary:
+            missing = (
+                f"{vibrations.imaginary} imaginary frequencies: a saddle, not a minimum. "
+                "Displace the structure along that mode and relax again."
             )
         atoms = self.atoms.copy()
         atoms.set_positions(best.positions, apply_constraint=False)
@@ -290,11 +297,12 @@ class HybridRelax:
         return RelaxResult(
             atoms=atoms,
             fmax=fmax,
-            confirmed=confirmed is not None,
-            missing="" if confirmed else missing,
+            confirmed=confirmed is not None and not missing,
+            missing=missing,
             method=self._method,
             reference_calls=self.book.asked,
             prior=self._prior,
             labels=tuple(self.book.labels),
             forecasts=tuple(self.book.forecasts),
+            vibrations=vibrations,
         )

@@ -7,13 +7,12 @@ from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
-from ase.data import covalent_radii
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.posterior import functional_std
 from hybrid_calc.correction.surface import Surface, SurfaceCalculator, evaluate_surface
+from hybrid_calc.drivers.shape import free_directions
 
 HESSIAN_STEP_ANG = 0.01
 """Central-difference step of the Hessian, A."""
@@ -23,9 +22,6 @@ CLEARLY_NEGATIVE = 0.05
 
 SOFTEST_CURVATURE = 0.2
 """Newton steps treat softer modes as this stiff, eV/A^2."""
-
-BOND_STRETCH = 1.3
-"""Atoms nearer than this times the sum of their covalent radii are bonded."""
 
 Verdict = Literal["first order", "undecided", "higher order", "no saddle"]
 
@@ -54,30 +50,6 @@ class Saddle:
     modes: NDArray[np.float64]
     curvature_std: NDArray[np.float64]
     verdict: Verdict
-
-
-def frozen_atoms(template: Atoms) -> list[int]:
-    """Return the indices of fixed atoms."""
-    fixed = [c.index for c in template.constraints if isinstance(c, FixAtoms)]
-    return sorted({int(i) for index in fixed for i in index})
-
-
-def free_directions(template: Atoms, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an orthonormal basis of what can move, shape (3N, f).
-
-    Frozen atoms are left out; translation and rotation are, where nothing is frozen.
-    """
-    count = len(positions)
-    frozen = frozen_atoms(template)
-    if frozen:
-        free = [k for i in range(count) if i not in frozen for k in range(3 * i, 3 * i + 3)]
-        return np.asarray(np.eye(3 * count)[:, free])
-    centred = positions - positions.mean(axis=0)
-    rigid = [np.tile(axis, count) for axis in np.eye(3)]
-    rigid += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
-    left, sizes, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
-    rank = int((sizes > 1e-8 * sizes[0]).sum())
-    return np.asarray(left[:, rank:])
 
 
 def surface_hessian(surface: Surface, positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,24 +155,6 @@ def downhill_ends(
         BFGS(frame, logfile=None, maxstep=0.1).run(fmax=0.05, steps=steps)
         ends.append(np.array(frame.positions))
     return ends
-
-
-def bonds_of(
-    numbers: NDArray[np.int_], positions: NDArray[np.float64]
-) -> frozenset[tuple[int, int]]:
-    """Return the bonded pairs by covalent radii."""
-    first, second = np.triu_indices(len(numbers), k=1)
-    distance = np.linalg.norm(positions[first] - positions[second], axis=1)
-    reach = BOND_STRETCH * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
-    bonded = distance < reach
-    return frozenset(zip(first[bonded].tolist(), second[bonded].tolist(), strict=True))
-
-
-def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
-    """Return the largest change of an interatomic distance between two geometries, A."""
-    first, second = np.triu_indices(len(one), k=1)
-    lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
-    return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
 
 
 def _curvature_std(

@@ -16,17 +16,11 @@ from scipy.stats import norm
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
 from hybrid_calc.drivers.band import Band, relax_band
-from hybrid_calc.drivers.barrier import NEBSettings, Progress
+from hybrid_calc.drivers.barrier import Progress, SearchLimits
 from hybrid_calc.drivers.labelling import LabelBook, max_force
-from hybrid_calc.drivers.saddle import (
-    Saddle,
-    bonds_of,
-    distance_between,
-    downhill_ends,
-    frozen_atoms,
-    judge_saddle,
-    polish_saddle,
-)
+from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
+from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import bonds_of, distance_between, frozen_atoms
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -61,7 +55,9 @@ class BarrierSearch:
     book
         Its labels, those of both ends among them.
     settings
-        Targets and limits.
+        Targets of the user.
+    limits
+        What the search holds itself to beside them.
     progress
         Counters, changed by every round.
     ends
@@ -76,9 +72,10 @@ class BarrierSearch:
         self,
         template: Atoms,
         book: LabelBook,
-        settings: NEBSettings,
+        settings: NebSettings,
         progress: Progress,
         *,
+        limits: SearchLimits,
         ends: tuple[SurfaceLabel, SurfaceLabel],
         through: BandThrough,
         start: NDArray[np.float64],
@@ -87,11 +84,15 @@ class BarrierSearch:
         self.book = book
         self.settings = settings
         self.progress = progress
+        self.limits = limits
         self.ends = ends
         self.start = start
-        self.last_positions = start
-        self.saddle: Saddle | None = None
         self._through = through
+
+    @property
+    def last_positions(self) -> NDArray[np.float64]:
+        """Band that was relaxed last, shape (B, N, 3), A."""
+        return self.start if self.progress.band is None else np.array(self.progress.band)
 
     def round(self) -> None:
         """Fit, work on the frozen surface, ask.
@@ -103,7 +104,7 @@ class BarrierSearch:
         """
         inside = sum(reason != "known" for reason in self.book.reasons)
         # Labels at the ends say little about the middle: assume the worst until told.
-        floor = self.settings.first_amplitude_ev if inside < FEW_INSIDE else 0.0
+        floor = self.limits.first_amplitude_ev if inside < FEW_INSIDE else 0.0
         surface = self.book.surface(min_amplitude_ev=floor)
         label = self.saddle_label()
         if self.progress.phase == "refine" and label is not None:
@@ -120,14 +121,14 @@ class BarrierSearch:
 
     def patience(self) -> list[str]:
         """Return why the search should end, if it should."""
-        progress, settings = self.progress, self.settings
+        progress, settings, most = self.progress, self.settings, self.limits
         limits = [
             (self.book.asked >= settings.max_labels, f"{self.book.asked} labels were not enough"),
-            (progress.breaks > settings.max_breaks, "every broken symmetry led to another one"),
-            (progress.collapses > settings.max_collapses, "the band keeps collapsing"),
-            (progress.detours > settings.max_detours, "the path leads elsewhere"),
-            (progress.stalls > settings.max_stalls, "the surface learns nothing new"),
-            (progress.failures > settings.max_failures, "the reference keeps failing"),
+            (progress.breaks > most.max_breaks, "every broken symmetry led to another one"),
+            (progress.collapses > most.max_collapses, "the band keeps collapsing"),
+            (progress.detours > most.max_detours, "the path leads elsewhere"),
+            (progress.stalls > most.max_stalls, "the surface learns nothing new"),
+            (progress.failures > most.max_failures, "the reference keeps failing"),
         ]
         return [] if progress.done else [text for over, text in limits if over]
 
@@ -154,10 +155,10 @@ class BarrierSearch:
     def _refine(self, surface: Surface, label: SurfaceLabel) -> None:
         """Walk to the saddle from the climbing image labelled last, on a better surface."""
         self.progress.refinements += 1
-        if self.progress.refinements > self.settings.max_refinements:
+        if self.progress.refinements > self.limits.max_refinements:
             self.progress.phase = "search"
             return
-        limit = self.settings.refine_ang * 0.5**self.progress.setbacks
+        limit = self.limits.refine_ang * 0.5**self.progress.setbacks
         here, _ = polish_saddle(self.template, surface, label.positions, max_displacement=limit)
         self._try(here, surface)
 
@@ -165,7 +166,7 @@ class BarrierSearch:
         """Check on the refitted surface that the labelled saddle is the barrier's top."""
         here, found = polish_saddle(self.template, surface, label.positions)
         change = self._relative(surface, here) - self._relative(surface, label.positions)
-        if not found or abs(change) > self.settings.max_barrier_change_ev:
+        if not found or abs(change) > self.limits.max_barrier_change_ev:
             self.progress.doubt = f"the refit moved the barrier by {change:.3f} eV"
             self.progress.phase = "refine"
             return
@@ -176,7 +177,7 @@ class BarrierSearch:
         beyond = float(band.energies[band.top]) - label.energy
         if band.unsure is not None:
             self._ask(band.positions[band.unsure], WIDEST, surface)
-        elif abs(beyond) > self.settings.max_energy_error_ev:
+        elif abs(beyond) > self.limits.max_energy_error_ev:
             self.progress.doubt = f"the band's top is {beyond:.3f} eV from the climbing image"
             self.progress.refinements = 0
             top, _ = polish_saddle(self.template, surface, band.positions[band.top])
@@ -214,12 +215,12 @@ class BarrierSearch:
         doubts = []
         if force > self.settings.fmax_ev_per_ang:
             doubts.append(f"the reference's force at the climbing image is {force:.3f} eV/A")
-        if error > self.settings.max_energy_error_ev:
+        if error > self.limits.max_energy_error_ev:
             doubts.append(f"the surface was {error:.3f} eV off at the climbing image")
         self.progress.doubt = "; ".join(doubts) or "the climbing image is not confirmed yet"
         if self.progress.phase == "search":
             self.progress.refinements = self.progress.setbacks = 0
-        near = force < self.settings.refine_ev_per_ang
+        near = force < self.limits.refine_ev_per_ang
         self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
 
     def _ask(
@@ -258,7 +259,7 @@ class BarrierSearch:
         """Ask for exactly one negative mode, and for the ends it leads to."""
         inflation = self.book.factor() / NORMAL_95
         saddle = judge_saddle(self.template, surface, here, inflation=inflation)
-        self.saddle = saddle
+        self.progress.curvatures = saddle.curvatures[:2].tolist()
         if saddle.verdict == "no saddle":
             self.progress.doubt = "the climbing image has no clearly negative mode"
             self._stalled(surface)
@@ -273,7 +274,7 @@ class BarrierSearch:
     def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
         """Return the reference's curvature along the second mode, eV/A^2, for one label."""
         mode = saddle.modes[1]
-        step = self.settings.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
+        step = self.limits.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
         probe = self.book.ask(label.positions + step, PROBE, surface)
         return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
 
@@ -306,7 +307,7 @@ class BarrierSearch:
         near = min(distance_between(here, end.positions) for end in self.ends)
         highest = max(self._relative(surface, end.positions) for end in self.ends)
         lifted = self._relative(surface, here) - highest
-        return near < self.settings.collapse_ang or lifted < self.settings.collapse_ev
+        return near < self.limits.collapse_ang or lifted < self.limits.collapse_ev
 
     def _may_rise(self, band: Band, surface: Surface) -> int | None:
         """Return the image that may be above the climbing one by more than the margin."""
@@ -314,13 +315,19 @@ class BarrierSearch:
         over = band.energies + wide - band.energies[band.top]
         over[[0, band.top, -1]] = -np.inf
         worst = int(np.argmax(over))
-        return worst if over[worst] > self.settings.margin_ev else None
+        return worst if over[worst] > self.limits.margin_ev else None
 
     # -- bands --------------------------------------------------------------------------
 
     def _band_on(self, surface: Surface, start: NDArray[np.float64], max_std: float) -> Band:
-        band = relax_band(self.template, surface, start, self.settings.band, max_std=max_std)
-        self.last_positions = band.positions
+        band = relax_band(
+            self.template,
+            surface,
+            start,
+            max_step=self.settings.max_step_ang,
+            max_std=max_std,
+        )
+        self.progress.band = band.positions.tolist()
         return band
 
     def _displaced(self) -> NDArray[np.float64]:
@@ -329,9 +336,9 @@ class BarrierSearch:
             return self.start
         rng = np.random.default_rng([self.settings.seed, self.progress.breaks])
         push = np.array(self.progress.push)
-        push *= self.settings.break_ang / np.linalg.norm(push, axis=1).max()
+        push *= self.limits.break_ang / np.linalg.norm(push, axis=1).max()
         push *= 1.0 if self.progress.breaks % 2 else -1.0
-        push = push + rng.normal(0.0, 0.1 * self.settings.break_ang, push.shape)
+        push = push + rng.normal(0.0, 0.1 * self.limits.break_ang, push.shape)
         push[frozen_atoms(self.template)] = 0.0
         envelope = np.sin(np.linspace(0.0, np.pi, len(self.start)))
         return np.asarray(self.start + envelope[:, None, None] * push)

@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hybrid_calc.correction.gp import ProcessSettings
+from hybrid_calc.correction.kernel import KernelName
+
 
 class StretchSettings(BaseModel):
     """A spring that pulls two atoms apart during dynamics."""
@@ -41,7 +44,7 @@ class MdSettings(BaseModel):
     )
 
 
-class RelaxSettings(BaseModel):
+class AseRelaxSettings(BaseModel):
     """Geometry optimisation with one of ASE's optimisers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -53,7 +56,7 @@ class RelaxSettings(BaseModel):
     steps: int = Field(200, ge=1, description="Optimiser steps after which the run gives up.")
 
 
-class NebSettings(BaseModel):
+class AseNebSettings(BaseModel):
     """A nudged elastic band with ASE's NEB."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -65,3 +68,83 @@ class NebSettings(BaseModel):
     fmax_ev_per_ang: float = Field(0.1, gt=0, description="Largest force at the end, eV/A.")
     steps: int = Field(200, ge=1, description="Optimiser steps after which the run gives up.")
     relax_ends: bool = Field(True, description="Relax both ends before the band.")
+
+
+class RelaxSettings(BaseModel):
+    """What `HybridRelax` is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
+        "BFGS", description="ASE optimiser."
+    )
+    fmax_ev_per_ang: float = Field(0.05, gt=0, description="Largest force at the end, eV/A.")
+    steps: int = Field(
+        200,
+        ge=1,
+        description="Steps of the plain optimiser that takes over after max_labels.",
+    )
+    max_step_ang: float = Field(
+        0.1, gt=0, description="Largest step of an optimiser on the surface or after it, A."
+    )
+    max_labels: int = Field(
+        12, ge=0, description="Labels of proposals before the plain optimiser takes over."
+    )
+    max_displacement_ang: float = Field(
+        0.6, gt=0, description="A proposal stays this near to the label it started from, A."
+    )
+    max_std_ev: float = Field(
+        0.2,
+        gt=0,
+        description="A proposal ends where the posterior's standard deviation from that label "
+        "passes this, eV.",
+    )
+    kernel: KernelName = Field("matern52", description="Of the Gaussian process.")
+    frequencies: Literal["none", "surface", "reference"] = Field(
+        "none",
+        description="Hessian at the minimum, frequencies and zero-point energy: from the surface "
+        "(no further label) or from the reference (six labels an atom).",
+    )
+
+    @property
+    def process(self) -> ProcessSettings:
+        """How the residual is modelled."""
+        return ProcessSettings(kernel=self.kernel)
+
+
+class NebSettings(BaseModel):
+    """What `HybridNEB` is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    images: int = Field(9, ge=3, description="Images of the band, both ends included.")
+    fmax_ev_per_ang: float = Field(
+        0.1,
+        gt=0,
+        description="The reference's largest force at the transition state, eV/A.",
+    )
+    end_fmax_ev_per_ang: float = Field(
+        0.03, gt=0, description="Largest force at the relaxed ends, eV/A."
+    )
+    max_labels: int = Field(
+        40, ge=1, description="Labels between the ends before giving up, confirmation included."
+    )
+    max_std_ev: float = Field(
+        0.4,
+        gt=0,
+        description="A band is stopped and labelled where the posterior's standard deviation from "
+        "its first image passes this, eV.",
+    )
+    max_step_ang: float = Field(0.1, gt=0, description="Largest step on the surface, A.")
+    kernel: KernelName = Field("matern52", description="Of the Gaussian process.")
+    seed: int = Field(0, ge=0, description="Of the jitter that breaks the symmetry of a path.")
+
+    @property
+    def process(self) -> ProcessSettings:
+        """How the residual is modelled."""
+        return ProcessSettings(kernel=self.kernel)
+
+    @property
+    def ends(self) -> RelaxSettings:
+        """How the ends are relaxed."""
+        return RelaxSettings(fmax_ev_per_ang=self.end_fmax_ev_per_ang, kernel=self.kernel)

@@ -1,6 +1,5 @@
 """A barrier confirmed by the reference."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,13 +7,13 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from hybrid_calc.drivers.band import BandSettings, idpp_band
-from hybrid_calc.drivers.barrier import NEBSettings
+from hybrid_calc.drivers.band import idpp_band
 from hybrid_calc.drivers.neb import HybridNEB
+from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.errors import StructureError
 from tests.drivers.conftest import Reference, committee_of, folded, numerical, transfer
 
-QUICK = NEBSettings(band=BandSettings(images=7))
+QUICK = NebSettings(images=7)
 
 
 def near(positions):
@@ -63,7 +62,7 @@ def test_no_label_is_asked_twice(ends):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_symmetric_path_over_a_second_order_saddle_is_not_accepted(planar_ends, seed):
-    settings = dataclasses.replace(QUICK, seed=seed)
+    settings = QUICK.model_copy(update={"seed": seed})
     result = HybridNEB(*planar_ends, committee_of(near_folded), Reference(folded), settings).run()
     assert result.confirmed, result.missing
     assert negative_modes(folded, result.transition_state) == 1

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
@@ -11,7 +12,9 @@ from ase.optimize import BFGS
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
-from hybrid_calc.drivers.relax import HybridRelax, RelaxSettings
+from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.vibrations import vibrations_of
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.reference.toy import ToyReference
@@ -124,13 +127,45 @@ def test_resume_after_a_kill_gives_the_same_result(start):
     assert np.array_equal(result.atoms.positions, whole.atoms.positions)
 
 
-def test_known_labels_are_used_and_cost_nothing(start):
+def test_known_labels_of_this_conformer_are_used_and_cost_nothing(start):
     first = HybridRelax(start, committee_of(near), Reference(cluster)).run()
+    start.positions = first.atoms.positions + np.random.default_rng(2).normal(0, 0.05, (5, 3))
     reference = Reference(cluster)
     again = HybridRelax(start, committee_of(near), reference, known=first.labels).run()
     assert again.confirmed
     assert again.reference_calls == 0
     assert reference.asked == []
+
+
+def test_labels_of_another_conformer_are_not_used(start):
+    first = HybridRelax(start, committee_of(near), Reference(cluster)).run()
+    start.positions[0] += [0.0, 0.0, 1.5]
+    driver = HybridRelax(start, committee_of(near), Reference(cluster), known=first.labels)
+    assert driver.book.labels == []
+
+
+@pytest.mark.parametrize("source", ["surface", "reference"])
+def test_frequencies_of_a_minimum_are_those_of_its_hessian(start, source):
+    settings = RelaxSettings(fmax_ev_per_ang=0.01, frequencies=source)
+    result = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
+    assert result.confirmed
+    found = result.vibrations
+    assert len(found.frequencies) == 9
+    assert found.imaginary == 0
+    # hbar omega in eV is 1 / 8065.54 of the wavenumber
+    assert found.zero_point_energy == pytest.approx(found.frequencies.sum() / 8065.54 / 2, rel=1e-4)
+
+
+def test_two_atoms_vibrate_at_the_root_of_stiffness_over_reduced_mass():
+    atoms = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
+    stiff = np.zeros((6, 6))
+    stiff[np.ix_([2, 5], [2, 5])] = 35.0 * np.array([[1, -1], [-1, 1]])
+    # sqrt(35 eV/A^2 / 0.504 amu) in 1/cm: 521.47 of sqrt(eV/A^2/amu)
+    wanted = 521.47 * np.sqrt(35.0 / 0.504)
+    assert vibrations_of(atoms, atoms.positions, stiff).frequencies == pytest.approx(
+        [wanted], rel=1e-3
+    )
+    assert vibrations_of(atoms, atoms.positions, -stiff).imaginary == 1
 
 
 def test_a_periodic_structure_is_refused(start):
