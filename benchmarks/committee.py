@@ -6,6 +6,13 @@ which one thread's wall time is on an idle machine.  Networks: small (16x0e, 2
 layers, r_max 4 A) and production (128x0e+128x1o, 2 layers, correlation 3,
 r_max 5 A).  Structures: linear alcohols of 9, 21 and 60 atoms, a periodic box
 of 66 waters (198 atoms, called 200).
+
+Two floors, as shares of the time of four stacked networks: the arithmetic of
+its matrix products at the speed of one large product, which binds large
+systems, and starting its tensor operations at the speed of the smallest one,
+which binds small ones.  Where the time goes: the shares of the matrix products
+and of gathering and scattering as torch's profiler sees them, and that of
+building the graph.
 """
 
 from __future__ import annotations
@@ -28,6 +35,9 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from torch._inductor.utils import fresh_cache
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hybrid_calc.committee.evaluate import evaluate
 from hybrid_calc.committee.mace import MaceCommittee
@@ -42,6 +52,8 @@ with untouched(), warnings.catch_warnings():
 
 NETWORKS = {"small": ("16x0e", 4.0), "production": ("128x0e+128x1o", 5.0)}
 STOCK4_TARGETS = {9: 0.35, 21: 0.5, 60: 0.75, 200: 0.9}
+PRODUCTS = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm"}
+GATHERS = {"aten::index_select", "aten::index_add_", "aten::scatter_add_", "aten::index_copy_"}
 MEMORY = "--memory"
 
 
@@ -60,7 +72,7 @@ def main() -> None:
     if not options.quick:
         figures |= more_members()
         figures |= compiled()
-    figures |= memory("small", 60) if options.quick else memory("production", 200)
+        figures |= memory("production", 200)
     figures |= ani(rounds=3 if options.quick else 15)
     for figure in [name for name in figures if name.endswith("_small")]:
         figures[figure.removesuffix("_small")] = figures[figure]
@@ -106,6 +118,7 @@ def stacked_mace(name: str, sizes: tuple[int, ...], rounds: int) -> dict[str, fl
         figures[f"stacked4_over_stock1_{label}"] = ours / one
         figures |= {f"stock1_ms_{label}": one * 1e3, f"stock4_ms_{label}": four * 1e3}
         figures[f"stacked4_ms_{label}"] = ours * 1e3
+        figures |= {f"{k}_{label}": v for k, v in floors(committee, atoms, ours).items()}
         forces = committee.predict(stock[1].atoms).forces
         worst = max(worst, float(np.abs(forces - stock[1].results["forces_comm"]).max()))
     figures[f"max_force_difference_ev_per_ang_{name}"] = worst
@@ -166,6 +179,58 @@ def descriptor_share(committee: MaceCommittee, atoms: Atoms) -> float:
 
     whole, own = take_turns(atoms, [committee.predict, describe], 20)
     return own / whole
+
+
+class CountOperations(TorchDispatchMode):
+    """Count tensor operations that do something; views only name memory anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def floors(committee: MaceCommittee, atoms: Atoms, seconds: float) -> dict[str, float]:
+    """Return the shares of a prediction that the machine's limits and kinds of work take."""
+    with FlopCounterMode(display=False) as products:
+        committee.predict(atoms)
+    with CountOperations() as operations:
+        committee.predict(atoms)
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        committee.predict(atoms)
+    spent = {entry.key: entry.self_cpu_time_total for entry in seen.key_averages()}
+    everything = sum(spent.values())
+
+    def build(atoms: Atoms) -> None:
+        committee._builder.build([atoms])
+
+    (graph,) = take_turns(atoms, [build], 10)
+    large = torch.rand(768, 768, dtype=torch.float64)
+    one = torch.rand(1, dtype=torch.float64)
+    product = fastest(lambda: large @ large, 1) / (2 * 768**3)
+    start = fastest(lambda: one + one, 1000)
+    return {
+        "floor_arithmetic_share": products.get_total_flops() * product / seconds,
+        "floor_dispatch_share": operations.count * start / seconds,
+        "products_share": sum(spent.get(name, 0.0) for name in PRODUCTS) / everything,
+        "gathers_share": sum(spent.get(name, 0.0) for name in GATHERS) / everything,
+        "graph_share": graph / seconds,
+    }
+
+
+def fastest(call: Callable[[], object], times: int) -> float:
+    """Return the processor seconds of one call, best of ten."""
+    best = float("inf")
+    for _ in range(10):
+        began = time.process_time()
+        for _ in range(times):
+            call()
+        best = min(best, (time.process_time() - began) / times)
+    return best
 
 
 def take_turns(atoms: Atoms, calls: list[Callable[[Atoms], object]], rounds: int) -> list[float]:

@@ -84,12 +84,19 @@ def check_structure(atoms: Atoms) -> None:
         )
 
 
-def geometry_bytes(atoms: Atoms) -> tuple[bytes, ...]:
+def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tuple[bytes, ...]:
     """Return bytes that are equal exactly when a potential would be asked the same thing.
 
     Numbers, positions, cell and pbc in the atoms' order, then charge and spin.
+
+    Parameters
+    ----------
+    atoms
+        The geometry.
+    composition
+        Of the geometry where it is known already.
     """
-    composition = composition_of(atoms)
+    composition = composition or composition_of(atoms)
     return (
         atoms.numbers.tobytes(),
         atoms.positions.tobytes(),
@@ -101,7 +108,12 @@ def geometry_bytes(atoms: Atoms) -> tuple[bytes, ...]:
 
 def geometry_key(atoms: Atoms) -> str:
     """Return the hash of `geometry_bytes`, 64 hex digits; it outlives the process."""
-    return hashlib.sha256(b"|".join(geometry_bytes(atoms))).hexdigest()
+    return key_of_bytes(geometry_bytes(atoms))
+
+
+def key_of_bytes(parts: tuple[bytes, ...]) -> str:
+    """Return `geometry_key` of what `geometry_bytes` returned."""
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,11 @@ class Composition:
     elements: str
     charge: int
     multiplicity: int
+
+    @property
+    def name(self) -> str:
+        """For people, and as a key in JSON."""
+        return f"{self.formula}:{self.charge}:{self.multiplicity}"
 
 
 def composition_of(atoms: Atoms) -> Composition:
