@@ -6,13 +6,13 @@ import math
 from statistics import NormalDist
 
 
-def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the score interval of a share (Wilson 1927).
 
     Parameters
     ----------
     hits, trials
-        Bad frames among the audited ones.
+        Bad frames among the audited ones; not whole where frames are weighted.
     confidence
         Two-sided.
     """

@@ -1,0 +1,252 @@
+"""What labelled frames allow to be said, on arrays alone: thresholds, intervals, statements.
+
+Nothing here knows of molecules.  Frames that were labelled by chance count
+with one over the probability with which they were chosen; every bound then
+holds for all frames, not for the labelled ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_calc.errors import InputError
+from hybrid_calc.gate.audit import wilson_interval
+
+ROUNDING = 1e-9
+"""Products such as 0.29 x 100 fall short of the whole number they are."""
+CLAIMS = (0.99, 0.98, 0.95, 0.90, 0.80)
+"""Shares of frames that a statement may speak of."""
+
+
+def missed_share_threshold(
+    scores: NDArray[np.float64],
+    missed_share: float,
+    weights: NDArray[np.float64] | None = None,
+) -> float | None:
+    """Return the score from which on the reference must be asked, or None where unvalidated.
+
+    Of new bad frames, at most `missed_share` score below it, on average over
+    calibrations and whatever the distribution: the k-th smallest score with
+    k = floor(missed_share (n + 1)) (split conformal prediction on the bad
+    frames).  With k = 0 there are too few bad frames to bound anything.
+
+    Parameters
+    ----------
+    scores
+        Of the bad calibration frames of one regime, shape (n,).
+    missed_share
+        Largest share of the bad frames that may pass unasked.
+    weights
+        One over the probability with which each frame was labelled, shape
+        (n,); all alike by default.  A new frame is taken to weigh as much as
+        the heaviest.
+
+    Raises
+    ------
+    InputError
+        A score is NaN, or the share is not between 0 and 1.
+    """
+    scores, weights = _checked(scores, weights)
+    if not 0 < missed_share < 1:
+        raise InputError(f"the share that may be missed is {missed_share}; it lies between 0 and 1")
+    if len(scores) == 0:
+        return None
+    order = np.argsort(scores, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(weights[order])[:-1]])
+    heaviest = weights.max()
+    allowed = missed_share * (weights.sum() + heaviest) * (1 + ROUNDING)
+    candidates = np.flatnonzero(below + heaviest <= allowed)
+    return float(scores[order[candidates[-1]]]) if len(candidates) else None
+
+
+def error_interval_factor(ratios: NDArray[np.float64], missed_share: float) -> float:
+    """Return what to multiply a score with to get an interval that holds the error.
+
+    The ceil((n + 1) (1 - missed_share))-th smallest of |error| / score (split
+    conformal prediction); infinite where there are too few frames.
+
+    Parameters
+    ----------
+    ratios
+        |error| / score of the calibration frames, shape (n,).
+    missed_share
+        Share of new frames whose error may lie outside.
+    """
+    ratios, _ = _checked(ratios, None)
+    place = math.ceil((len(ratios) + 1) * (1 - missed_share) - ROUNDING)
+    if not 1 <= place <= len(ratios):
+        return math.inf
+    return float(np.sort(ratios)[place - 1])
+
+
+def weighted_quantile(
+    values: NDArray[np.float64], quantile: float, weights: NDArray[np.float64] | None = None
+) -> float:
+    """Return the smallest value that at least this share of the weight does not exceed."""
+    values, weights = _checked(values, weights)
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    place = np.searchsorted(reached, quantile * reached[-1] * (1 - ROUNDING))
+    return float(values[order[min(int(place), len(values) - 1)]])
+
+
+def effective_count(weights: NDArray[np.float64]) -> float:
+    """Return how many frames of equal weight say as much (Kish 1965)."""
+    total = float(weights.sum())
+    return total * total / float((weights**2).sum()) if total > 0 else 0.0
+
+
+def missed_failures(
+    bad: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    unflagged_share: float,
+    confidence: float = 0.95,
+) -> tuple[float, float, float]:
+    """Return the share of all frames that are bad and were not flagged, with its interval.
+
+    The unflagged share times Wilson's interval of the share that is bad among
+    audited frames.  Where the probability of an audit changed, frames weigh
+    one over it, and the interval is that of as many frames of equal weight as
+    say the same.
+
+    Parameters
+    ----------
+    bad
+        Whether each audited frame was bad, shape (n,).
+    probabilities
+        With which each was going to be audited, shape (n,).
+    unflagged_share
+        Share of all frames that nothing but chance could have labelled.
+    confidence
+        Two-sided.
+
+    Returns
+    -------
+    Estimate, lower and upper bound; (NaN, 0, unflagged share) without audits.
+    """
+    if len(bad) == 0:
+        return math.nan, 0.0, unflagged_share
+    weights = 1.0 / probabilities
+    share = float(weights[bad].sum() / weights.sum())
+    count = effective_count(weights)
+    low, high = wilson_interval(share * count, count, confidence)
+    return unflagged_share * share, unflagged_share * low, unflagged_share * high
+
+
+def share_within(frames: float, failures: float, confidence: float = 0.95) -> float:
+    """Return the share of frames that is good at least, one-sided (Clopper and Pearson 1934).
+
+    Parameters
+    ----------
+    frames, failures
+        Independent frames looked at, and those of them that were bad.
+    confidence
+        One-sided.
+    """
+    from scipy.special import betaincinv
+
+    if failures >= frames:
+        return 0.0
+    return float(betaincinv(frames - failures, failures + 1, 1 - confidence))
+
+
+def claimed_share(frames: float, failures: float, confidence: float = 0.95) -> float | None:
+    """Return the largest of `CLAIMS` that the frames support, or None."""
+    bound = share_within(frames, failures, confidence)
+    return next((claim for claim in CLAIMS if bound >= claim), None)
+
+
+def frames_needed(failures: int, share: float = 0.95, confidence: float = 0.95) -> int:
+    """Return how many independent frames support a share when so many of them failed.
+
+    59, 93 and 124 for no, one and two failures at 95 % of frames with 95 %
+    confidence.
+    """
+    count = failures + 1
+    while share_within(count, failures, confidence) < share:
+        count += 1
+    return count
+
+
+def correlation_length(values: NDArray[np.float64]) -> float:
+    """Return how many successive values say as much as one independent value; at least 1.
+
+    The integrated autocorrelation time 1 + 2 sum rho(t), summed over pairs of
+    lags as long as their sum is positive (Geyer 1992); for a constant series
+    its length.
+    """
+    values, _ = _checked(values, None)
+    count = len(values)
+    deviation = values - values.mean() if count else values
+    variance = float(deviation @ deviation)
+    if count < 2 or variance <= 0:
+        return float(max(count, 1))
+    size = 1 << (2 * count - 1).bit_length()
+    spectrum = np.fft.rfft(deviation, size)
+    correlation = np.fft.irfft(spectrum * spectrum.conj(), size)[:count] / variance
+    pairs = correlation[: count // 2 * 2].reshape(-1, 2).sum(axis=1)
+    ends = np.flatnonzero(pairs <= 0)
+    kept = pairs[: ends[0]] if len(ends) else pairs
+    return float(min(max(2 * kept.sum() - 1, 1.0), count))
+
+
+def decorrelated_places(
+    trajectories: NDArray[np.integer], steps: NDArray[np.integer], values: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Return the places of frames that are independent of each other, increasing.
+
+    Within each trajectory, frames at least one correlation length apart.
+
+    Parameters
+    ----------
+    trajectories
+        Trajectory of each frame, shape (n,).
+    steps
+        Position of each frame in its trajectory, shape (n,).
+    values
+        Whose autocorrelation counts, the errors, shape (n,).
+    """
+    chosen: list[int] = []
+    for trajectory in np.unique(trajectories):
+        places = np.flatnonzero(trajectories == trajectory)
+        places = places[np.argsort(steps[places], kind="stable")]
+        apart = correlation_length(values[places])  # in labelled frames, however many steps apart
+        chosen += places[:: math.ceil(apart)].tolist()
+    return np.sort(np.array(chosen, dtype=np.int64))
+
+
+def split_groups(
+    groups: NDArray[np.integer], share: float, random: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return which frames are held out: whole groups, until at least this share of frames.
+
+    Parameters
+    ----------
+    groups
+        Trajectory, molecule or reaction of each frame, shape (n,).
+    share
+        Of the frames to hold out.
+    random
+        Order in which groups are taken.
+    """
+    names = random.permutation(np.unique(groups))
+    held = np.zeros(len(groups), dtype=bool)
+    for name in names[:-1]:  # one group at least stays
+        if held.mean() >= share:
+            break
+        held |= groups == name
+    return held
+
+
+def _checked(
+    values: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values and weights, equal ones where there are none; refuse a NaN."""
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if np.isnan(values).any() or not (np.isfinite(weights) & (weights > 0)).all():
+        raise InputError("a score, error or weight is NaN; leave such frames out and say so.")
+    return values, weights
