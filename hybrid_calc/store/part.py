@@ -88,6 +88,6 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     """Return numbers that another file of the same name does not have; none for no file."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
