@@ -13,7 +13,6 @@ from ase import Atoms
 from pydantic import BaseModel
 
 from hybrid_calc.config import (
-    NAMED_LEVELS,
     LevelSettings,
     MaceSettings,
     PySCFSettings,
@@ -27,6 +26,7 @@ from hybrid_calc.config import (
     load_settings,
 )
 from hybrid_calc.errors import CommitteeError, LevelMismatchError, SettingsError, StructureError
+from hybrid_calc.reference.recipes import RECIPES
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
 
@@ -320,7 +320,7 @@ def test_levels_by_name_and_by_keys_are_the_same_level():
     by_name = PySCFSettings(level="ani-1x")
     keys = {"functional": "wB97X", "basis": " 6-31G* ", "cart": True}
     assert PySCFSettings(level=keys).level.to_level().hash == by_name.level.to_level().hash
-    assert by_name.level.to_level() == NAMED_LEVELS["ani-1x"]
+    assert by_name.level.to_level() == RECIPES["ani-1x"].level
 
 
 def test_a_level_given_only_by_functional_and_basis_can_converge():
