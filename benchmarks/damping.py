@@ -7,11 +7,10 @@ grid 1.
 
 from __future__ import annotations
 
-import bench  # first: it sets the threads
-
 from pathlib import Path
 
 import ase.io
+import bench  # first: it sets the threads
 import numpy as np
 from ase.units import Bohr, Hartree
 

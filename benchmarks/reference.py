@@ -9,13 +9,12 @@ projected forces.  Needs tblite for the path.
 
 from __future__ import annotations
 
-import bench  # first: it sets the threads
-
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import bench  # first: it sets the threads
 import numpy as np
 from ase import Atoms, units
 from ase.build import molecule

@@ -26,9 +26,9 @@ from hybrid_calc.config import (
     load_settings,
 )
 from hybrid_calc.errors import CommitteeError, LevelMismatchError, SettingsError, StructureError
-from hybrid_calc.reference.recipes import RECIPES
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
+from hybrid_calc.reference.recipes import RECIPES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NEEDED = {

@@ -90,7 +90,7 @@ class PySCFReference:
         Time for one label, after which the worker is killed, s.
     warm_start
         Start from the densities of geometries before.  Labels then depend on
-        what came before within the SCF's convergence (1e-7 eV, 0.5 meV/A).
+        what came before within the SCF's convergence.
     cold_share
         Share of warm-started labels that are solved cold as well; a lower
         state found so replaces the label and is warned about.

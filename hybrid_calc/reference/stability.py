@@ -20,7 +20,7 @@ from hybrid_calc.reference.ladder import ScfOutcome, complaint_about, outcome_of
 
 PROBE_GRID = 1
 UNSTABLE_HARTREE = -2e-3
-"""Eigenvalue below which a state is unstable; the coarse grid's noise is a tenth of it."""
+"""Eigenvalue below which a state is unstable; nearer zero there is little to gain below it."""
 
 LOWER_HARTREE = 1e-6
 """Energy by which another state must be lower to be another state."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REMEMBERED_GEOMETRIES = 5
-"""Per key: a fit to more of them gains nothing over five (benchmarks/reference.py)."""
+"""Per key."""
 
 REMEMBERED_KEYS = 8
 FARTHEST_ANG = 0.5
@@ -124,9 +124,7 @@ def is_sampled(positions: NDArray[np.float64], seed: int, share: float) -> bool:
     return int.from_bytes(digest.digest()[:8], "little") < share * 2.0**64
 
 
-def combination(
-    known: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def combination(known: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return coefficients that add up to one and bring the known geometries to the wanted one.
 
     Parameters
