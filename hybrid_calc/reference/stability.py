@@ -1,4 +1,4 @@
-"""Is a converged SCF a minimum, and if not, what lies below it?
+"""Whether a converged SCF is a minimum, and what lies below it where it is not.
 
 Runs inside the PySCF worker.  A stretched bond converges, restricted, in a
 dozen cycles to a state that is stable among restricted ones and eV above the
