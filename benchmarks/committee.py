@@ -10,8 +10,9 @@ of 66 waters (198 atoms, called 200).
 Two floors, as shares of the time of four stacked networks: the arithmetic of
 its matrix products at the speed of one large product, which binds large
 systems, and starting its tensor operations at the speed of the smallest one,
-which binds small ones.  Sums, gathers and activations, bound by memory, are
-the rest, with building the graph, which is given apart.
+which binds small ones.  Where the time goes: the shares of the matrix products
+and of gathering and scattering as torch's profiler sees them, and that of
+building the graph.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from torch._inductor.utils import fresh_cache
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,6 +52,8 @@ with untouched(), warnings.catch_warnings():
 
 NETWORKS = {"small": ("16x0e", 4.0), "production": ("128x0e+128x1o", 5.0)}
 STOCK4_TARGETS = {9: 0.35, 21: 0.5, 60: 0.75, 200: 0.9}
+PRODUCTS = {"aten::bmm", "aten::mm", "aten::baddbmm", "aten::addmm"}
+GATHERS = {"aten::index_select", "aten::index_add_", "aten::scatter_add_", "aten::index_copy_"}
 MEMORY = "--memory"
 
 
@@ -190,11 +194,16 @@ class CountOperations(TorchDispatchMode):
 
 
 def floors(committee: MaceCommittee, atoms: Atoms, seconds: float) -> dict[str, float]:
-    """Return the shares of a prediction's seconds that the machine's own limits need."""
+    """Return the shares of a prediction that the machine's limits and kinds of work take."""
     with FlopCounterMode(display=False) as products:
         committee.predict(atoms)
     with CountOperations() as operations:
         committee.predict(atoms)
+
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        committee.predict(atoms)
+    spent = {entry.key: entry.self_cpu_time_total for entry in seen.key_averages()}
+    everything = sum(spent.values())
 
     def build(atoms: Atoms) -> None:
         committee._builder.build([atoms])
@@ -207,6 +216,8 @@ def floors(committee: MaceCommittee, atoms: Atoms, seconds: float) -> dict[str, 
     return {
         "floor_arithmetic_share": products.get_total_flops() * product / seconds,
         "floor_dispatch_share": operations.count * start / seconds,
+        "products_share": sum(spent.get(name, 0.0) for name in PRODUCTS) / everything,
+        "gathers_share": sum(spent.get(name, 0.0) for name in GATHERS) / everything,
         "graph_share": graph / seconds,
     }
 

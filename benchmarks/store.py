@@ -2,7 +2,8 @@
 
 Frames are random: 20 atoms, four members, a header as runs write it.  Every
 append is durable before the next.  Opening, selecting and iterating are
-measured in processes of their own, so that memory is theirs alone.
+measured in processes of their own, so that memory is theirs alone.  A store
+of more frames than fill a shard is one of shards, as compaction leaves it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import bench  # first: sets the threads
@@ -27,8 +29,11 @@ from ase.db import connect
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
+from hybrid_calc.store.block import blocks_of
+from hybrid_calc.store.catalog import shard_folder, shard_path
+from hybrid_calc.store.compaction import FRAMES_PER_SHARD
 from hybrid_calc.store.frames import FrameStore
-from hybrid_calc.store.hdf5 import write_hdf5
+from hybrid_calc.store.hdf5 import write_blocks
 from hybrid_calc.store.record import Record
 
 LEVEL = LevelOfTheory(program="pyscf", functional="wb97x", basis="6-31g*", grid_level=3)
@@ -223,15 +228,25 @@ def look(path: Path, what: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
+def build(path: Path, count: int) -> None:
+    """Write a store of so many frames as compaction leaves it."""
+    stream, shards = frames(count), []
+    shard_folder(path).mkdir()
+    for number in range(1, count // FRAMES_PER_SHARD + 1):
+        write_blocks(shard_path(path, number), blocks_of(islice(stream, FRAMES_PER_SHARD)))
+        shards.append((number, FRAMES_PER_SHARD))
+    write_blocks(path, blocks_of(stream), shards)
+
+
 def size_figures(count: int) -> dict[str, float]:
     """Return what a store of so many frames costs."""
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
     path = folder / "run.h5"
     figures = {}
     start = time.perf_counter()
-    write_hdf5(path, frames(count))
+    build(path, count)
     figures[f"write_s_{count}"] = time.perf_counter() - start
-    figures[f"file_mb_{count}"] = path.stat().st_size / 1e6
+    figures[f"file_mb_{count}"] = sum(file.stat().st_size for file in folder.rglob("*.h5")) / 1e6
     opened, query, iterating, peak = look(path, "iterate")
     figures[f"open_s_{count}"], figures[f"query_s_{count}"] = opened, query
     figures[f"iterate_s_{count}"], figures[f"peak_mb_iterating_{count}"] = iterating, peak
@@ -247,6 +262,11 @@ def size_figures(count: int) -> dict[str, float]:
 
 def main() -> None:
     options = bench.parser(__doc__.splitlines()[0])
+    options.add_argument(
+        "--million",
+        action="store_true",
+        help="also 10^6 frames: minutes, and 4 GB of temporary space",
+    )
     arguments = options.parse_args()
     records = list(frames(150 if arguments.quick else 1000))
     figures = {}
@@ -260,16 +280,18 @@ def main() -> None:
     figures |= {f"append_per_s_{name}": value for name, value in per_second.items()}
     figures["append_rate_over_h5py_fsync"] = per_second["ours"] / per_second["h5py_fsync"]
     figures["append_rate_over_asedb"] = per_second["ours"] / per_second["asedb"]
-    kills = 8 if arguments.quick else 40
+    many = list(frames(3000, seed=2))  # more than anybody writes before it is killed
+    kills = 8 if arguments.quick else 300
     writers = {
         "ours": (ours, lambda folder: len(FrameStore(folder / "run.h5").read().records)),
         "h5py": (lambda folder: plain_h5py(folder, fsync=False), count_h5py),
         "asedb": (ase_db, lambda folder: connect(folder / "frames.db").count()),
     }
     for name, (make, count) in writers.items():
-        missing, told = lost(make, count, kills, records * 20)
+        missing, told = lost(make, count, kills, many)
         figures[f"lost_{name}"], figures[f"acknowledged_{name}"] = missing, told
-    for size in (1_000, 10_000) if arguments.quick else (1_000, 10_000, 100_000):
+    sizes = [1_000, 10_000] + [100_000] * (not arguments.quick) + [1_000_000] * arguments.million
+    for size in sizes:
         figures |= size_figures(size)
     bench.report(figures, TARGETS, arguments.json, kills=kills)
 

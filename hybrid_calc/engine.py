@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
-from hybrid_calc.committee.spread import max_force_error
+from hybrid_calc.committee.spread import energy_spread_per_atom, force_spread, max_force_error
 from hybrid_calc.errors import PredictionFailed, ReferenceFailed
 from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.limits import FlagLimits
@@ -37,6 +37,7 @@ from hybrid_calc.gate.regime import Regime, classify
 from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import CarefulReference, Label, Reference
 from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.query import Query
 from hybrid_calc.store.record import Record
 
 REMEMBERED_GEOMETRIES = 256
@@ -181,6 +182,9 @@ class Trajectory:
     jump_sum
         Sum of all energy jumps, eV: kinetic plus potential energy minus this
         is what MD conserves.
+    parent
+        Content hash of the last frame of this trajectory that was stored;
+        empty before the first.
     last
         Bytes of the geometry looked at last, with what was seen; a geometry
         asked again at once, after an error say, is not looked at twice.
@@ -190,6 +194,7 @@ class Trajectory:
     source: Source | None = None
     difference: float = 0.0
     jump_sum: float = 0.0
+    parent: str = ""
     last: tuple[tuple[bytes, ...], Survey] | None = None
 
     def survey(self, atoms: Atoms, key: tuple[bytes, ...]) -> Survey:
@@ -229,6 +234,7 @@ class Trajectory:
             "source": None if self.source is None else self.source.value,
             "difference": self.difference,
             "jump_sum": self.jump_sum,
+            "parent": self.parent,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -236,6 +242,7 @@ class Trajectory:
         self.monitor.restore(state["monitor"])
         self.source = None if state["source"] is None else Source(state["source"])
         self.difference, self.jump_sum = state["difference"], state["jump_sum"]
+        self.parent = state.get("parent", "")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -290,6 +297,9 @@ class Engine:
 
     Attributes
     ----------
+    seeds
+        Of every random stream of the run, by name; a driver adds its own.
+        Stored with every frame.
     pending
         An error raised in another thread than the main one, until the main
         thread raises it again.
@@ -320,6 +330,7 @@ class Engine:
         self.on_step = on_step
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
+        self.seeds: dict[str, int] = {"audits": gate.settings.seed}
         self._alignments: dict[str, Alignment] = {}
         self._steps: OrderedDict[tuple[bytes, ...], Step] = OrderedDict()
         self._ahead: dict[tuple[bytes, ...], Prediction] = {}
@@ -438,7 +449,7 @@ class Engine:
         )
         self.run = state["run"]
         if self.store is not None:  # calls made after the state was written were paid for too
-            asked = [r.meta["reasons"] for r in self.store if r.meta.get("run") == self.run]
+            asked = [r.meta["reasons"] for r in self.store.select(Query(run=self.run))]
             audits = sum([policy for policy, _ in reasons] == ["audit"] for reasons in asked)
             budget = self.gate.budget
             budget.spent = max(budget.spent, len(asked))
@@ -464,7 +475,7 @@ class Engine:
         label = None
         if decision.source is Source.REFERENCE:
             with _timed(seconds, "reference"):
-                label = self._label(atoms, prediction, survey, decision)
+                label = self._label(atoms, trajectory, prediction, survey, decision)
         with _timed(seconds, "gate"):
             step = self._settle(
                 composition,
@@ -477,7 +488,9 @@ class Engine:
             )
         if label is not None and self.store is not None:
             with _timed(seconds, "store"):
-                self.store.append(self._record(atoms, step))
+                record = self._record(atoms, trajectory, step)
+                self.store.append(record)
+                trajectory.parent = record.identity
         self._count(step)
         return step
 
@@ -503,7 +516,12 @@ class Engine:
             return None, Survey(report=report, fingerprint=survey.fingerprint)
 
     def _label(
-        self, atoms: Atoms, prediction: Prediction | None, survey: Survey, decision: Decision
+        self,
+        atoms: Atoms,
+        trajectory: Trajectory,
+        prediction: Prediction | None,
+        survey: Survey,
+        decision: Decision,
     ) -> Label | None:
         """Return the label, from the store where it is known; None where failure is tolerated."""
         if self.store is not None:
@@ -519,7 +537,12 @@ class Engine:
         except ReferenceFailed as error:
             self.tally.failures += 1
             self._quarantine(
-                atoms, prediction=prediction, survey=survey, decision=decision, error=error
+                atoms,
+                trajectory=trajectory,
+                prediction=prediction,
+                survey=survey,
+                decision=decision,
+                error=error,
             )
             hard = survey.report.of(Severity.HARD)
             tolerated = self.gate.settings.when_reference_fails == "continue"
@@ -624,8 +647,9 @@ class Engine:
             return ""
         return "the energy zeros of committee and reference are not aligned yet"
 
-    def _record(self, atoms: Atoms, step: Step) -> Record:
-        meta = step.to_dict() | self._provenance()
+    def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
+        meta = step.to_dict() | _evidence(step.decision, step.prediction)
+        meta |= self._provenance(trajectory)
         del meta["seconds"]
         return Record.of(
             atoms,
@@ -639,6 +663,7 @@ class Engine:
         self,
         atoms: Atoms,
         *,
+        trajectory: Trajectory,
         prediction: Prediction | None,
         survey: Survey,
         decision: Decision,
@@ -651,8 +676,9 @@ class Engine:
             "regime": str(decision.regime),
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
             "flags": [str(flag) for flag in survey.report.flags],
+            "audit_probability": decision.audit_probability,
             "details": error.details,
-        }
+        } | _evidence(decision, prediction)
         self.store.append(
             Record.of(
                 atoms,
@@ -660,14 +686,16 @@ class Engine:
                 label=None,
                 rejection=f"{type(error).__name__}: {error}",
                 prediction=prediction,
-                meta=meta | self._provenance(),
+                meta=meta | self._provenance(trajectory),
             )
         )
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, trajectory: Trajectory) -> dict[str, Any]:
         return {
             "run": self.run,
             "step": self.tally.geometries,
+            "parent": trajectory.parent,
+            "seeds": dict(self.seeds),
             "committee": self.committee.info.identity,
             "committee_name": self.committee.info.name,
             "versions": self._versions,
@@ -683,6 +711,26 @@ class Engine:
             tally.reasons.update(step.decision.policies)
         for stage, spent in step.seconds.items():
             tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
+
+
+def _evidence(decision: Decision, prediction: Prediction | None) -> dict[str, Any]:
+    """Return what a decision rested on: the committee's signals and validated frames nearby."""
+    trust = decision.trust
+    signals: dict[str, Any] = {}
+    if prediction is not None and len(prediction.energies) > 1:
+        spread = force_spread(prediction.forces)
+        signals = {
+            "force_spread": float(spread.max()),
+            "worst_atom": int(spread.argmax()),
+            "energy_spread_per_atom": energy_spread_per_atom(prediction.energies, len(spread)),
+        }
+    nearest = trust.nearest if math.isfinite(trust.nearest) else None
+    evidence = {
+        "neighbours": trust.neighbours,
+        "nearest": nearest,
+        "worst_error": trust.worst_error,
+    }
+    return {"signals": signals, "evidence": evidence}
 
 
 class _timed:  # noqa: N801 - reads as a function; a generator would cost five times as much

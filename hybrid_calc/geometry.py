@@ -108,7 +108,12 @@ def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tupl
 
 def geometry_key(atoms: Atoms) -> str:
     """Return the hash of `geometry_bytes`, 64 hex digits; it outlives the process."""
-    return hashlib.sha256(b"|".join(geometry_bytes(atoms))).hexdigest()
+    return key_of_bytes(geometry_bytes(atoms))
+
+
+def key_of_bytes(parts: tuple[bytes, ...]) -> str:
+    """Return `geometry_key` of what `geometry_bytes` returned."""
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ def run_job(
                 errors.add(str(step.regime), step.force_error, step.good)
 
             calculator.engine.on_step = on_step
+            if settings.task == "md":
+                calculator.engine.seeds["velocities and thermostat"] = settings.md.seed
             job = Job(
                 calculator=calculator,
                 folder=folder,
@@ -93,6 +95,13 @@ def run_job(
     folder.write_summary(summary)
     print_summary(console, summary)
     _say_more(console, summary, output)
+    store = calculator.engine.store
+    if store is not None and store.damage:
+        console.print(
+            f"store damaged: {len(store.damage)} places, {store.lost} frames lost; "
+            f"see: hybrid-calc store verify {store.path}",
+            style="red", highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     return outcome.ending
 
 

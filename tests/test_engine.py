@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import threading
 
@@ -16,11 +18,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hybrid_calc import AseReference, FrameStore, Gate, MembersCommittee, ToyCommittee, ToyReference
+from hybrid_calc.committee.spread import force_spread
 from hybrid_calc.engine import REMEMBERED_GEOMETRIES, Engine
 from hybrid_calc.errors import (
     BudgetExhausted,
     LevelMismatchError,
     PredictionFailed,
+    ReferenceFailed,
     ReferenceNotConverged,
     StructureError,
     UnknownElementError,
@@ -39,6 +43,19 @@ def engine(gate=None, *, committee=None, reference=None, **more):
         gate=gate,
         **more,
     )
+
+
+class Described(ToyCommittee):
+    """Gives descriptors as networks do."""
+
+    def predict(self, atoms):
+        numbers = np.arange(3.0 * len(atoms)).reshape(-1, 3)
+        return dataclasses.replace(super().predict(atoms), descriptors=numbers)
+
+
+class Refusing(ToyReference):
+    def label(self, atoms):
+        raise ReferenceFailed("told to fail")
 
 
 def walk(run, *frames, trajectory=None):
@@ -170,6 +187,41 @@ def test_the_record_says_what_was_asked_and_why(store):
     assert record.meta["reasons"][0][0] == "unseen"
     assert record.meta["regime"] == "equilibrium H"
     assert "numpy" in record.meta["versions"]
+
+
+def test_the_record_is_complete(store):
+    run = engine(always(seed=5), store=store, committee=Described())
+    run.seeds["thermostat"] = 7
+    first, _ = walk(run, pair(0.7), pair(0.8))
+    one, two = store
+    assert (one.meta["parent"], two.meta["parent"]) == ("", one.identity)
+    assert one.meta["seeds"] == {"audits": 5, "thermostat": 7}
+    digest = hashlib.sha256(np.arange(6.0).tobytes()).hexdigest()[:32]
+    assert one.descriptors == f"2x3:{digest}"
+    signals = one.meta["signals"]
+    spread = force_spread(first.prediction.forces)
+    assert signals["force_spread"] == spread.max() == pytest.approx(one.meta["spread"])
+    assert signals["worst_atom"] == spread.argmax()
+    assert signals["energy_spread_per_atom"] == first.prediction.energies.std(ddof=1) / 2
+    assert one.meta["evidence"] == {"neighbours": 0, "nearest": None, "worst_error": 0.0}
+    assert one.label.rung == "direct"
+    for key in ("flags", "regime", "reasons", "audit_probability", "run", "step", "versions"):
+        assert key in one.meta
+
+
+def test_a_rejected_frame_is_as_complete(store):
+    run = engine(
+        settings("unseen", when_reference_fails="continue"),
+        store=store,
+        reference=Refusing(),
+    )
+    walk(run, pair(0.7))
+    (record,) = store
+    assert record.label is None
+    assert record.meta.keys() >= {
+        "parent", "seeds", "signals", "evidence", "flags", "regime", "reasons",
+        "audit_probability", "run", "step", "versions", "committee",
+    }  # fmt: skip
 
 
 def test_no_answer_is_given_before_its_label_is_durable(tmp_path):

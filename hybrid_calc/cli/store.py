@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hybrid_calc.store.frames import FrameStore
     from hybrid_calc.store.verify import Recomputed
 
@@ -90,8 +93,10 @@ def split(
     segment_steps: Annotated[
         int, typer.Option(help="Cut runs into trajectories of so many steps; 0: whole runs.")
     ] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Split trajectories into train, validation, test and calibration; keep it for good."""
+    from hybrid_calc.report.store import print_counts
     from hybrid_calc.store.frames import open_existing
     from hybrid_calc.store.query import Query, matching
     from hybrid_calc.store.selection import read_split, split_trajectories, write_split
@@ -103,8 +108,7 @@ def split(
     done = split_trajectories(columns, seed, segment_steps=segment_steps, before=before)
     write_split(store.path, done)
     parts = done.part_of(columns)
-    for part in done.parts:
-        sys.stdout.write(f"{part}: {parts.count(part)} frames\n")
+    print_counts({part: parts.count(part) for part in done.parts}, as_json=as_json)
 
 
 @store_app.command()
@@ -157,23 +161,35 @@ def export(
     weight: Annotated[
         list[str] | None, typer.Option(help="Weight of a regime in training: reactive=4.")
     ] = None,
+    min_steps: Annotated[
+        int, typer.Option(help="Only frames at least so many steps apart in their run.")
+    ] = 0,
+    farthest: Annotated[
+        int,
+        typer.Option(help="Only so many frames per regime, the most diverse; needs --config."),
+    ] = 0,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file whose committee describes the frames.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the validated frames for training MACE, for ASE, or the store as one archive."""
     from rich.console import Console
 
-    from hybrid_calc.report.store import print_exported
+    from hybrid_calc.report.store import print_exported, print_json
     from hybrid_calc.store import archive, export
     from hybrid_calc.store.frames import open_existing
     from hybrid_calc.store.query import Query
-    from hybrid_calc.store.selection import records_of_part
+    from hybrid_calc.store.selection import places_of
 
     store = open_existing(path)
     weights = _weights(weight or [])
     to = to or _FORMATS.get(target.suffix, Format.EXTXYZ)
-    if part:
-        records = records_of_part(store, part, Query(regime=regime, run=run, labelled=True))
-    else:
-        records = store.select(Query(regime=regime, run=run)) if regime or run else iter(store)
+    query = Query(regime=regime, run=run, labelled=None if to is Format.ARCHIVE else True)
+    places = places_of(store, query, part=part or "", min_steps=min_steps)
+    if farthest:
+        places = _farthest(store, places, farthest, config)
+    records = (record for _, record in store.at(places))
     if to is Format.ARCHIVE:
         frames = archive.export_archive(records, target)
     elif to is Format.DB:
@@ -184,10 +200,13 @@ def export(
         frames = export.export_extxyz(records, target, weights)
     if store.damage:
         sys.stderr.write(
-            f"hybrid-calc: what is damaged in the store is left out ({len(store.damage)} places); "
-            f"see hybrid-calc store verify {path}\n"
+            f"hybrid-calc: the store is damaged ({len(store.damage)} places), {store.lost} frames "
+            f"are left out; see hybrid-calc store verify {path}\n"
         )
-    print_exported(Console(), frames, target, to.value)
+    if as_json:
+        print_json({"frames": frames, "left_out": store.lost, "target": str(target), "to": to})
+    else:
+        print_exported(Console(), frames, target, to.value)
 
 
 @store_app.command("import")
@@ -199,24 +218,27 @@ def import_(
     level: Annotated[
         str | None, typer.Option(help="Level of theory where the file does not say it.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put the frames of a file into a store; frames that are there already stay."""
     from hybrid_calc.config import level_from_text
+    from hybrid_calc.report.store import print_merged
     from hybrid_calc.store.frames import FrameStore
     from hybrid_calc.store.importing import merge, read_frames
 
     frames = read_frames(source, None if level is None else level_from_text(level))
     with FrameStore(path) as store:
-        new, there = merge(store, frames)
-        sys.stdout.write(f"{store.path.name}: {new} new frames, {there} were there already\n")
+        print_merged({store.path.name: merge(store, frames)}, as_json=as_json)
 
 
 @store_app.command("merge")
 def merge_stores(
     path: StorePath,
     sources: Annotated[list[Path], typer.Argument(help="Stores whose frames are put in.")],
+    as_json: AsJson = False,
 ) -> None:
     """Put the frames of other stores of the same level into one."""
+    from hybrid_calc.report.store import print_merged
     from hybrid_calc.store.frames import FrameStore, open_existing
     from hybrid_calc.store.importing import merge
 
@@ -225,18 +247,31 @@ def merge_stores(
         for other in others:
             for level in other.levels:
                 store.check_level(level)
-            new, there = merge(store, other)
-            sys.stdout.write(f"{other.path.name}: {new} new frames, {there} were there already\n")
+        counts = {other.path.name: merge(store, other) for other in others}
+        print_merged(counts, as_json=as_json)
 
 
 @store_app.command()
-def compact(path: StorePath) -> None:
-    """Bring the HDF5 file up to date with the journals of writers that are gone."""
+def compact(
+    path: StorePath,
+    *,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Check every byte, write damaged files anew with what the kept journals hold, "
+            "and keep aside files with frames that can be read nowhere.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the HDF5 files up to date with the journals of writers that are gone."""
+    from hybrid_calc.report.store import print_compacted
     from hybrid_calc.store.frames import open_existing
 
     store = open_existing(path)
-    store.compact()
-    sys.stdout.write(f"{store.path.name}: {len(store)} frames\n")
+    store.compact(repair=repair)
+    print_compacted(store, as_json=as_json)
 
 
 _FORMATS = {".db": Format.DB, ".zip": Format.ARCHIVE}
@@ -256,6 +291,22 @@ def _recompute(store: FrameStore, count: int, config: Path | None, seed: int) ->
         return recompute(store, reference, count, np.random.default_rng(seed))
     finally:
         reference.close()
+
+
+def _farthest(
+    store: FrameStore, places: NDArray[np.int64], count: int, config: Path | None
+) -> NDArray[np.int64]:
+    from hybrid_calc.config import build_committee, load_settings
+    from hybrid_calc.errors import InputError
+    from hybrid_calc.store.diversity import farthest_frames
+
+    if config is None:
+        raise InputError("--farthest needs a committee: give its settings file with --config.")
+    committee = build_committee(load_settings(config, None).committee, config.parent)
+    try:
+        return farthest_frames(store, places, committee, count)
+    finally:
+        committee.close()
 
 
 def _weights(texts: list[str]) -> dict[str, float]:

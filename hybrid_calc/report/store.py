@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from rich.table import Table
 from hybrid_calc.store.columns import Columns
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query, matching
-from hybrid_calc.store.verify import Findings, Recomputed, check_store
+from hybrid_calc.store.verify import Findings, Recomputed
 
 ROW_NUMBERS = ("atoms", "step", "energy", "force_error", "spread")
 ROW_WORDS = ("formula", "regime", "run")
+REJECTED_SHOWN = 20
 
 
 def summary(store: FrameStore) -> dict[str, Any]:
@@ -36,17 +39,18 @@ def summary(store: FrameStore) -> dict[str, Any]:
         "committees": dict(Counter(good.words("committee")).most_common()),
         "runs": dict(Counter(good.words("run")).most_common()),
         "regimes": [_regime(good, name) for name in sorted(set(good.words("regime")))],
+        "shards": len(store.catalog().shards),
         "damage": list(store.damage),
+        "lost": store.lost,
     }
 
 
 def print_content(console: Console, store: FrameStore) -> None:
-    """Print levels, regimes, committees and rejected frames of a store."""
-    findings = check_store(store)
+    """Print levels, regimes, committees and rejected frames; no validated frame is read."""
     content = summary(store)
     console.print(
-        f"{content['store']}: {content['validated'] - findings.lost} validated frames, "
-        f"{content['rejected']} rejected"
+        f"{content['store']}: {content['validated']} validated frames, "
+        f"{content['rejected']} rejected, {content['shards']} shards"
     )
     for level in content["levels"]:
         sentence = f"level of theory: {level['name']} ({level['hash']})"
@@ -56,15 +60,20 @@ def print_content(console: Console, store: FrameStore) -> None:
             console.print(f"{title}: {name}, {frames} frames", highlight=False, markup=False)
     if content["regimes"]:
         console.print(_regimes_table(content["regimes"]))
-    for record in store.select(Query(labelled=False)):
+    for record in itertools.islice(store.select(Query(labelled=False)), REJECTED_SHOWN):
         sentence = f"rejected {record.identity}: {record.rejection}"
         console.print(sentence, highlight=False, markup=False)
-    _print_damage(console, findings)
+    if content["rejected"] > REJECTED_SHOWN:
+        console.print(f"and {content['rejected'] - REJECTED_SHOWN} more rejected frames")
+    _print_damage(console, store.damage, store.catalog().torn_tails)
 
 
 def print_damage(console: Console, name: str, findings: Findings) -> None:
     """Print what of a store is damaged, or that nothing is."""
-    _print_damage(console, findings)
+    _print_damage(console, findings.damage, findings.torn_tails)
+    if findings.damage:
+        console.print(f"{name}: {findings.frames} frames can be read, {findings.lost} are lost")
+        console.print(f"heal it with: hybrid-calc store compact --repair {name}")
     if not findings.damage:
         console.print(f"{name}: {findings.frames} frames, every digest agrees")
 
@@ -87,6 +96,7 @@ def findings_json(findings: Findings, again: list[Recomputed]) -> dict[str, Any]
     """Return what reading a whole store found; JSON-able."""
     content: dict[str, Any] = {
         "frames": findings.frames,
+        "lost": findings.lost,
         "damage": list(findings.damage),
         "torn_tails": list(findings.torn_tails),
     }
@@ -150,6 +160,36 @@ def print_exported(console: Console, frames: int, target: Path, to: str) -> None
         )
 
 
+def print_counts(frames: Mapping[str, int], *, as_json: bool) -> None:
+    """Print how many frames each part has."""
+    if as_json:
+        print_json(dict(frames))
+        return
+    for name, count in frames.items():
+        sys.stdout.write(f"{name}: {count} frames\n")
+
+
+def print_merged(counts: Mapping[str, tuple[int, int]], *, as_json: bool) -> None:
+    """Print how many frames of each source were new, and how many were there already."""
+    if as_json:
+        print_json({name: {"new": new, "there": there} for name, (new, there) in counts.items()})
+        return
+    for name, (new, there) in counts.items():
+        sys.stdout.write(f"{name}: {new} new frames, {there} were there already\n")
+
+
+def print_compacted(store: FrameStore, *, as_json: bool) -> None:
+    """Print what a compaction left."""
+    frames, shards = len(store), len(store.catalog().shards)
+    if as_json:
+        damage = list(store.damage)
+        print_json({"store": store.path.name, "frames": frames, "shards": shards, "damage": damage})
+        return
+    sys.stdout.write(f"{store.path.name}: {frames} frames, {shards} shards\n")
+    for sentence in store.damage:
+        sys.stdout.write(f"damaged: {sentence}\n")
+
+
 def print_json(content: object) -> None:
     """Print data for programs."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
@@ -190,10 +230,10 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _print_damage(console: Console, content: Findings) -> None:
+def _print_damage(console: Console, damage: Sequence[str], torn_tails: Sequence[str]) -> None:
     for title, style, sentences in (
-        ("damaged", "red", content.damage),
-        ("never acknowledged", "yellow", content.torn_tails),
+        ("damaged", "red", damage),
+        ("never acknowledged", "yellow", torn_tails),
     ):
         for sentence in sentences:
             console.print(f"{title}: {sentence}", style=style, highlight=False, markup=False)

@@ -20,9 +20,11 @@ README = """\
 store.h5 is HDF5 and can be read without the program that wrote it:
 
 - /frames: one row per frame. energy (eV, not aligned, NaN where the frame was
-  rejected), identity and digest (hashes), header (JSON: charge, multiplicity,
-  level of theory, label with its checks, rejection, meta with regime, reasons,
-  flags, spread, run, step, seeds, versions, committee).
+  rejected), identity and digest (hashes).
+- /headers: bytes values[offsets[i]:offsets[i+1]] are the JSON of frame i: charge,
+  multiplicity, level of theory, label with its checks, rejection, descriptors'
+  digest, meta with regime, reasons, flags, signals, evidence, audit probability,
+  run, step, parent frame, seeds, versions, committee.
 - /arrays/NAME: arrays of all frames one after another in `values`; those of
   frame i are values[offsets[i]:offsets[i+1]], reshaped to
   shapes[i, :dimensions[i]]; dimensions -1 means the frame has none.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hybrid_calc.store.columns import Columns, columns_of
 from hybrid_calc.store.record import ARRAYS, Record
 
+Item = TypeVar("Item")
 FRAMES_PER_BLOCK = 256
 """Read and written at once; bounds the memory of iterating."""
 MAX_DIMENSIONS = 3
@@ -113,9 +114,9 @@ def blocks_of(records: Iterable[Record]) -> Iterator[tuple[Block, Columns]]:
         yield block_of(batch, columns.identities()), columns
 
 
-def batch_by(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+def batch_by(records: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Yield lists of so many records; the last may be shorter."""
-    batch: list[Record] = []
+    batch: list[Item] = []
     for record in records:
         batch.append(record)
         if len(batch) == size:

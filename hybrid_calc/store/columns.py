@@ -159,7 +159,7 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
 
 def _row(record: Record, level: str, level_hash: str) -> dict[str, Any]:
     atoms, meta = record.atoms(), record.meta
-    composition, geometry = composition_of(atoms), geometry_key(atoms)
+    composition, geometry = composition_of(atoms), record.geometry
     step = meta.get("step")
     return {
         "identity": record.identity_at(geometry, level_hash),

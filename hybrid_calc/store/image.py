@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from hybrid_calc.store.block import MAX_DIMENSIONS, TYPES, Block
 from hybrid_calc.store.columns import NUMBERS, Columns, concatenate, tables_text
 from hybrid_calc.store.record import ARRAYS
+from hybrid_calc.store.seal import write_seal
 
 VALUES_PER_CHUNK = 4096
 """One damaged chunk costs the frames in it and no other; 32 kB of float64."""
+BYTES_PER_CHUNK = 32_768
+"""Of headers, some 30 frames."""
 ROWS_PER_CHUNK = 256
 COLUMN_ROWS_PER_CHUNK = 4096
 """Of what frames are selected on: damage there costs no frame."""
@@ -99,7 +102,7 @@ class Sink(io.RawIOBase):
 def write_image(
     file: BinaryIO, blocks: Iterable[tuple[Block, Columns]], attributes: Mapping[str, Any]
 ) -> None:
-    """Write blocks as an HDF5 file; one of them is held at a time.
+    """Write blocks as a sealed HDF5 file; one of them is held at a time.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ def write_image(
     blocks
         With their columns.
     attributes
-        Of the file.
+        Of the file, ``schema`` among them.
 
     Raises
     ------
@@ -119,22 +122,27 @@ def write_image(
     try:
         with h5py.File(sink, "w") as image:
             image.attrs.update(attributes)
-            _fill(image, blocks, sink)
+            frames = _fill(image, blocks, sink)
     except (RuntimeError, ValueError):
         sink.check()  # what HDF5 says of an error is less than what the system said
         raise
     sink.check()
+    write_seal(file, schema=attributes["schema"], frames=frames)
 
 
-def _fill(file: h5py.File, blocks: Iterable[tuple[Block, Columns]], sink: Sink) -> None:
+def _fill(file: h5py.File, blocks: Iterable[tuple[Block, Columns]], sink: Sink) -> int:
+    """Write everything; return how many frames."""
     frames = file.create_group("frames")
-    text = h5py.string_dtype()
     # Each row is covered by its frame's digest: without filters, damage costs one frame.
-    for name, dtype in {"energy": "f8", "identity": "S32", "digest": "S32", "header": text}.items():
+    for name, dtype in {"energy": "f8", "identity": "S32", "digest": "S32"}.items():
         column = frames.create_dataset(
             name, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(ROWS_PER_CHUNK,)
         )
         column.attrs["unit"] = "eV" if name == "energy" else ""
+    headers = file.create_group("headers")
+    _growing(headers, "values", np.uint8, chunk=(BYTES_PER_CHUNK,))
+    _growing(headers, "offsets", np.int64)
+    _extend(headers["offsets"], np.zeros(1, dtype=np.int64))
     arrays = file.create_group("arrays")
     for name, unit in ARRAYS.items():
         group = arrays.create_group(name)
@@ -148,7 +156,9 @@ def _fill(file: h5py.File, blocks: Iterable[tuple[Block, Columns]], sink: Sink) 
         _add(file, block)
         parts.append(columns)
         sink.check()
-    _write_columns(file.create_group("columns"), concatenate(parts))
+    columns = concatenate(parts)
+    _write_columns(file.create_group("columns"), columns)
+    return len(columns)
 
 
 def _add(file: h5py.File, block: Block) -> None:
@@ -156,7 +166,10 @@ def _add(file: h5py.File, block: Block) -> None:
     _extend(frames["energy"], block.energies)
     _extend(frames["identity"], np.array(block.identities, dtype="S32"))
     _extend(frames["digest"], np.array(block.digests, dtype="S32"))
-    _extend(frames["header"], np.array(block.headers, dtype=object))
+    texts = [header.encode() for header in block.headers]
+    headers, end = file["headers"], len(file["headers/values"])
+    _extend(headers["values"], np.frombuffer(b"".join(texts), dtype=np.uint8))
+    _extend(headers["offsets"], end + np.cumsum([len(text) for text in texts], dtype=np.int64))
     for name, ragged in block.arrays.items():
         group = file["arrays"][name]
         first = len(group["values"])

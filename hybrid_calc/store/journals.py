@@ -1,37 +1,30 @@
-"""The journals of one store together: whose frames are not in the HDF5 file yet."""
+"""The journals of one store: of writers that live or were killed, and those kept since.
+
+Once the frames of a journal are in the HDF5 files it is kept, under another
+ending: what a damaged file cannot give any more is read from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hybrid_calc.errors import StoreDamagedError
-from hybrid_calc.store.journal import SUFFIX, read_journal
+from hybrid_calc.store.block import FRAMES_PER_BLOCK, batch_by
+from hybrid_calc.store.columns import columns_of, concatenate
+from hybrid_calc.store.journal import SUFFIX, Notes, read_journal
+from hybrid_calc.store.part import Part, stamp_of
 from hybrid_calc.store.record import Record
 
+KEPT, DAMAGED = ".kept", ".damaged"
+"""Endings of journals whose frames are in the files; some of a damaged one could not be read."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Journalled:
-    """What the journals of a store hold.
 
-    Attributes
-    ----------
-    records
-        By identity, each once, in the order of the journals.
-    damage
-        One sentence per place that could not be read.
-    torn_tails
-        One sentence per journal whose last, never acknowledged record is incomplete.
-    """
-
-    records: Mapping[str, Record]
-    damage: tuple[str, ...] = ()
-    torn_tails: tuple[str, ...] = ()
-
-    def damages(self, path: Path) -> bool:
-        """Tell whether something of this journal could not be read."""
-        return any(sentence.startswith(f"{path.name}:") for sentence in self.damage)
+def journal_folder(store: Path) -> Path:
+    """Return where the journals of a store live: ``run.h5.journals``."""
+    return store.with_name(store.name + ".journals")
 
 
 def journals_in(folder: Path) -> list[Path]:
@@ -39,22 +32,26 @@ def journals_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.exists() else []
 
 
-def read_journals(folder: Path) -> Journalled:
-    """Return what every journal of a folder holds."""
-    records: dict[str, Record] = {}
-    damage: list[str] = []
-    torn_tails: list[str] = []
-    for path in journals_in(folder):
-        try:
-            content = read_journal(path)
-        except FileNotFoundError:
-            continue  # compacted since it was listed: its frames are in the file
-        damage += content.damage
-        torn_tails += [content.torn_tail] if content.torn_tail else []
-        for number, payload in enumerate(content.payloads):
+def kept_in(folder: Path) -> list[Path]:
+    """Return the kept journals of a folder, which need not exist."""
+    found = [path for ending in (KEPT, DAMAGED) for path in folder.glob(f"*{ending}")]
+    return sorted(found) if folder.exists() else []
+
+
+def index_journal(path: Path, notes: Notes) -> Part:
+    """Return what a journal holds and where; one block of frames is held at a time."""
+    stamp = stamp_of(path)
+    places: list[int] = []
+
+    def records() -> Iterator[Record]:
+        for number, (at, payload) in enumerate(read_journal(path, notes)):
             try:
                 record = Record.from_bytes(payload)
-                records.setdefault(record.identity, record)
             except StoreDamagedError as error:
-                damage.append(f"{path.name}: record {number}: {error}")
-    return Journalled(records=records, damage=tuple(damage), torn_tails=tuple(torn_tails))
+                notes.damage.append(f"{path.name}: record {number}: {error}")
+                continue
+            places.append(at)
+            yield record
+
+    columns = concatenate([columns_of(batch) for batch in batch_by(records(), FRAMES_PER_BLOCK)])
+    return Part(path=path, stamp=stamp, columns=columns, places=np.array(places, dtype=np.int64))

@@ -15,11 +15,10 @@ from ase import Atoms
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import StoreDamagedError
-from hybrid_calc.geometry import charge_of, geometry_key, multiplicity_of
+from hybrid_calc.geometry import charge_of, key_of_bytes, multiplicity_of
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
 
@@ -52,10 +51,18 @@ class Record:
     rejection
         Why there is no label; empty for a validated frame.
     prediction
-        What every member said, or None where the committee could not answer.
+        What every member said, or None where the committee could not answer;
+        its descriptors are not stored.
+    descriptors
+        Shape and content hash of the descriptors, ``9x256:0123...``: whoever
+        computes them again knows whether they are the same.  Empty where the
+        committee gave none.
     meta
-        JSON-able: regime, flags, reasons, spread, factor, threshold,
-        audit_probability, committee, run, step, source, versions, created.
+        JSON-able: regime, flags, reasons, signals (force_spread, eV/A;
+        energy_spread_per_atom, eV; worst_atom), evidence (validated frames
+        nearby), spread, factor, threshold, audit_probability, committee, run,
+        step, parent (the frame stored before in this trajectory), seeds,
+        source, versions, created.
     """
 
     numbers: NDArray[np.integer]
@@ -68,6 +75,7 @@ class Record:
     label: Label | None
     rejection: str = ""
     prediction: Prediction | None = None
+    descriptors: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -93,6 +101,7 @@ class Record:
             label=label,
             rejection=rejection,
             prediction=prediction,
+            descriptors="" if prediction is None else descriptors_digest(prediction),
             meta=dict(meta or {}),
         )
 
@@ -103,7 +112,19 @@ class Record:
         The same answer to the same question is the same frame, whoever wrote
         it and however often.
         """
-        return self.identity_at(geometry_key(self.atoms()), self.level.hash)
+        return self.identity_at(self.geometry, self.level.hash)
+
+    @property
+    def geometry(self) -> str:
+        """`geometry_key` of the geometry, without the detour through ``Atoms``."""
+        parts = (
+            self.numbers.astype(np.int64).tobytes(),
+            self.positions.tobytes(),
+            self.cell.tobytes(),
+            self.pbc.tobytes(),
+            f"{self.charge}|{self.multiplicity}".encode(),
+        )
+        return key_of_bytes(parts)
 
     def identity_at(self, geometry: str, level: str) -> str:
         """Return `identity`, given the hashes of geometry and level, which take longest."""
@@ -159,7 +180,7 @@ class Record:
                 "wall_seconds": self.label.wall_seconds,
                 "versions": dict(self.label.versions),
             }
-        return {
+        header = {
             "charge": self.charge,
             "multiplicity": self.multiplicity,
             "level": self.level.to_dict(),
@@ -167,6 +188,7 @@ class Record:
             "rejection": self.rejection,
             "meta": dict(self.meta),
         }
+        return header | ({"descriptors": self.descriptors} if self.descriptors else {})
 
     @classmethod
     def from_parts(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Record:
@@ -198,13 +220,14 @@ class Record:
             label=label,
             rejection=header["rejection"],
             prediction=prediction,
+            descriptors=header.get("descriptors", ""),
             meta=header["meta"],
         )
 
     def to_bytes(self) -> bytes:
         """Return the record as one safetensors blob; no pickle anywhere."""
         text = json.dumps(self.header(), sort_keys=True)
-        return bytes(save_arrays(self.arrays(), metadata={"header": text}))
+        return _safetensors(self.arrays(), text)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Record:
@@ -225,6 +248,35 @@ class Record:
     def with_meta(self, **more: object) -> Record:
         """Return a copy with more in ``meta``."""
         return dataclasses.replace(self, meta={**self.meta, **more})
+
+
+def _safetensors(arrays: Mapping[str, NDArray[Any]], header: str) -> bytes:
+    """Return what ``safetensors.numpy.save`` returns, to the bit, in a third of its time."""
+    names = sorted(arrays, key=lambda name: (_RANK[arrays[name].dtype.str], name))
+    entries: dict[str, Any] = {"__metadata__": {"header": header}}
+    end = 0
+    for name in names:
+        array, start = arrays[name], end
+        end += array.nbytes
+        kind = _KIND[array.dtype.str]
+        entries[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (start, end)}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(arrays[n].tobytes() for n in names)])
+
+
+_KIND = {"<i8": "I64", "<f8": "F64", "|u1": "U8"}
+_RANK = {kind: rank for rank, kind in enumerate(_KIND)}
+"""Wider types come first, so that every array is aligned."""
+
+
+def descriptors_digest(prediction: Prediction) -> str:
+    """Return shape and content hash of a prediction's descriptors; empty where there are none."""
+    if prediction.descriptors is None:
+        return ""
+    numbers = np.ascontiguousarray(prediction.descriptors, dtype=np.float64)
+    shape = "x".join(map(str, numbers.shape))
+    return f"{shape}:{hashlib.sha256(numbers.tobytes()).hexdigest()[:32]}"
 
 
 @lru_cache(maxsize=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from hybrid_calc.errors import HybridCalcError
 from hybrid_calc.store.block import FRAMES_PER_BLOCK, Block, Ragged
 from hybrid_calc.store.record import ARRAYS
 
-FRAME_COLUMNS = ("identity", "energy", "header", "digest")
+FRAME_COLUMNS = ("identity", "energy", "digest")
 UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -72,8 +73,10 @@ class Reader:
         self._arrays = {
             array: {part: group[part] for part in parts} for array, group in groups.items()
         }
+        self._headers = _Headers(file)
         self._name, self._damage = name, damage
         counts = [len(column) for column in self._frames.values()]
+        counts.append(len(self._headers))
         counts += [len(group["offsets"]) - 1 for group in self._arrays.values()]
         if min(counts) != max(counts):
             damage.append(
@@ -108,17 +111,39 @@ class Reader:
                 )
 
     def _block(self, start: int, stop: int) -> Block:
-        identity, header, digest = (
-            [text.decode() for text in self._frames[column][start:stop]]
-            for column in ("identity", "header", "digest")
+        identity, digest = (
+            [text.decode() for text in self._frames[column][start:stop].tolist()]
+            for column in ("identity", "digest")
         )
         return Block(
             identities=identity,
-            headers=header,
+            headers=self._headers.rows(start, stop),
             digests=digest,
             energies=self._frames["energy"][start:stop],
             arrays={name: _ragged(parts, start, stop) for name, parts in self._arrays.items()},
         )
+
+
+class _Headers:
+    """The text of every frame: bytes with offsets, a column of texts in schema 1."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._ragged = "headers" in file
+        self._values: Any = file["headers/values" if self._ragged else "frames/header"]
+        self._offsets: Any = file["headers/offsets"] if self._ragged else ()
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1 if self._ragged else len(self._values)
+
+    def rows(self, start: int, stop: int) -> list[str]:
+        """Return the texts of a span."""
+        if not self._ragged:
+            return [text.decode() for text in self._values[start:stop]]
+        ends = self._offsets[start : stop + 1].tolist()
+        first = ends[0]
+        data = self._values[first : ends[-1]].tobytes()
+        pairs = itertools.pairwise(ends)
+        return [data[low - first : high - first].decode() for low, high in pairs]
 
 
 def _ragged(parts: dict[str, Any], start: int, stop: int) -> Ragged:

@@ -1,14 +1,10 @@
-"""Which frames to train on: decorrelated, diverse, and split once and for all.
-
-Nothing here reads a frame: positions of frames in descriptor space, runs,
-regimes and steps are arrays that `columns` or a committee give.
-"""
+"""Which frames to train on: decorrelated, and split once and for all; no frame is read."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +16,6 @@ from hybrid_calc.store.columns import Columns
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.journal import sync_folder
 from hybrid_calc.store.query import Query, matching
-from hybrid_calc.store.record import Record
 
 PARTS = {"train": 0.7, "validation": 0.1, "test": 0.1, "calibration": 0.1}
 """Shares of the frames; what is calibrated on is never trained on."""
@@ -52,41 +47,6 @@ class Split:
     def part_of(self, columns: Columns) -> list[str]:
         """Return the part of every frame; empty for a trajectory that came later."""
         return [self.groups.get(group, "") for group in trajectories(columns, self.segment_steps)]
-
-
-def farthest_points(points: NDArray[np.float64], count: int, first: int = 0) -> NDArray[np.int64]:
-    """Return the places of points chosen one by one, each farthest from those before it.
-
-    Parameters
-    ----------
-    points
-        Shape (F, D).
-    count
-        How many; all of them where there are fewer.  Points that coincide
-        with a chosen one are not chosen.
-    first
-        Place of the first.
-    """
-    if len(points) == 0 or count <= 0:
-        return np.zeros(0, dtype=np.int64)
-    chosen = [first]
-    distance = np.linalg.norm(points - points[first], axis=1)
-    while len(chosen) < min(count, len(points)) and distance.max() > 0:
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return np.array(chosen, dtype=np.int64)
-
-
-def diverse(
-    points: NDArray[np.float64], regimes: Sequence[str], count_per_regime: int
-) -> NDArray[np.int64]:
-    """Return the places of the most diverse frames of every regime, increasing."""
-    names = np.array(regimes, dtype=object)
-    chosen = []
-    for name in sorted(set(regimes)):
-        here = np.flatnonzero(names == name)
-        chosen.append(here[farthest_points(points[here], count_per_regime)])
-    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *chosen]))
 
 
 def decorrelated(columns: Columns, min_steps: int) -> NDArray[np.int64]:
@@ -181,8 +141,21 @@ def _deal(
     return dealt
 
 
-def records_of_part(store: FrameStore, part: str, query: Query) -> Iterator[Record]:
-    """Yield the frames of one part of the store's split that match a query.
+def places_of(
+    store: FrameStore, query: Query, *, part: str = "", min_steps: int = 0
+) -> NDArray[np.int64]:
+    """Return the places of frames that match, increasing; no frame is read.
+
+    Parameters
+    ----------
+    store
+        Of the frames.
+    query
+        What they must be.
+    part
+        Only this part of the store's split; empty for all.
+    min_steps
+        Only frames at least so many steps apart in their run.
 
     Raises
     ------
@@ -190,19 +163,26 @@ def records_of_part(store: FrameStore, part: str, query: Query) -> Iterator[Reco
         The store was never split, has no such part, or has matching frames
         of trajectories that came after the split.
     """
+    columns = store.columns()
+    match = matching(columns, query)
+    if part:
+        parts = np.array(_split_with(store, part).part_of(columns), dtype=object)
+        if (match & (parts == "")).any():
+            raise InputError(
+                "frames of new trajectories are in no part yet; run: hybrid-calc store split "
+                f"{store.path.name} (nobody else moves)."
+            )
+        match &= parts == part
+    places = np.flatnonzero(match)
+    return places[decorrelated(columns.take(places), min_steps)] if min_steps else places
+
+
+def _split_with(store: FrameStore, part: str) -> Split:
     split = read_split(store.path)
     if split is None or part not in split.parts:
         known = "it was never split" if split is None else f"its parts are {', '.join(split.parts)}"
         raise InputError(f"{store.path.name} has no part {part}: {known}. See: store split.")
-    columns = store.columns()
-    match = matching(columns, query)
-    parts = np.array(split.part_of(columns), dtype=object)
-    if (match & (parts == "")).any():
-        raise InputError(
-            "frames of new trajectories are in no part yet; run: hybrid-calc store split "
-            f"{store.path.name} (nobody else moves)."
-        )
-    return (record for _, record in store.at(np.flatnonzero(match & (parts == part))))
+    return split
 
 
 def split_path(store: Path) -> Path:

@@ -9,12 +9,14 @@ import numpy as np
 from hybrid_calc.errors import InputError, ReferenceFailed
 from hybrid_calc.reference.label import Reference
 from hybrid_calc.store.block import FRAMES_PER_BLOCK, batch_by
+from hybrid_calc.store.catalog import without
 from hybrid_calc.store.columns import HASHES, NUMBERS, WORDS, Columns, columns_of
 from hybrid_calc.store.frames import FrameStore
-from hybrid_calc.store.hdf5 import read_columns, read_hdf5
-from hybrid_calc.store.journals import read_journals
+from hybrid_calc.store.hdf5 import read_hdf5
+from hybrid_calc.store.part import Part
 from hybrid_calc.store.query import Query, matching
 from hybrid_calc.store.record import Record
+from hybrid_calc.store.seal import image_is_whole, read_seal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Findings:
     damage
         One sentence per place that could not be read or is not what was written.
     lost
-        How many frames the file lists that cannot be read.
+        How many frames can be read nowhere, as far as is known.
     torn_tails
         One sentence per journal whose last, never acknowledged record is incomplete.
     """
@@ -40,29 +42,41 @@ class Findings:
 
 
 def check_store(store: FrameStore) -> Findings:
-    """Read every frame, check its digest and its columns; a block is held at a time."""
-    journalled = read_journals(store.path.with_name(store.path.name + ".journals"))
-    pending = set(journalled.records)
+    """Read every byte and every frame, check digests and columns; a block is held at a time."""
+    catalog, journals = store.catalog(), store.journals()
     damage: list[str] = []
-    frames = listed = 0
-    if store.path.exists():
-        columns, _ = read_columns(store.path, damage)
-        sound = not damage
-        damage = [sentence for sentence in damage if "columns" in sentence]
-        for batch in batch_by(read_hdf5(store.path, damage), FRAMES_PER_BLOCK):
-            derived = columns_of(batch)
-            stored = columns.take(slice(frames, frames + len(batch)))
-            if sound and not damage and not same_columns(stored, derived):
-                damage.append(f"{store.path.name}: columns of frames from {frames} are wrong")
-            pending.difference_update(derived.identities())
-            frames += len(batch)
-        listed = len(columns)
+    for part in catalog.parts:
+        if not part.is_journal:
+            damage += _file_damage(part)
+    only_kept = sum(map(len, without(journals.parts, catalog.parts)))
+    if only_kept:
+        damage.append(
+            f"{only_kept} frames of the kept journals are in no file; bring them back with: "
+            f"hybrid-calc store compact --repair {store.path.name}"
+        )
+    frames = sum(1 for _ in store)
     return Findings(
-        frames=frames + len(pending),
-        lost=max(0, listed - frames),
-        damage=(*damage, *journalled.damage),
-        torn_tails=journalled.torn_tails,
+        frames=frames,
+        lost=store.lost,
+        damage=tuple(dict.fromkeys([*catalog.damage, *store.damage, *damage, *journals.damage])),
+        torn_tails=catalog.torn_tails,
     )
+
+
+def _file_damage(part: Part) -> list[str]:
+    """Return what is wrong with a file that its frames do not show: other bytes, its columns."""
+    seal = read_seal(part.path)
+    damage: list[str] = []
+    if seal is not None and not image_is_whole(part.path, seal):
+        damage.append(f"{part.path.name}: its bytes are not those that were written")
+    unread: list[str] = []
+    at = 0
+    for batch in batch_by(read_hdf5(part.path, unread), FRAMES_PER_BLOCK):
+        stored = part.columns.take(slice(at, at + len(batch)))
+        if not unread and not same_columns(stored, columns_of(batch)):
+            return [*damage, f"{part.path.name}: columns of frames from {at} are wrong"]
+        at += len(batch)
+    return damage
 
 
 def same_columns(one: Columns, other: Columns) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -16,6 +19,7 @@ from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
 from tests.cli.jobs import decisions_of, end_state_of, summary_of
 
+DATA = Path(__file__).parents[1] / "data"
 SUMMARY_KEYS = {
     "task",
     "ending",
@@ -423,6 +427,20 @@ def test_a_failed_reference_is_one_line_and_exit_code_1_and_the_frame_is_quarant
     records = list(FrameStore(output / "run.h5"))
     assert [record.label is None for record in records] == [False, False, True]
     assert jobs.run(output, "--resume", md=md()).code == 0
+
+
+def test_a_damaged_store_is_said_and_does_not_end_the_run(jobs, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copy(DATA / "store-schema-1.h5", output / "run.h5")
+    content = bytearray((output / "run.h5").read_bytes())
+    with h5py.File(output / "run.h5") as file:
+        content[file["frames/energy"].id.get_chunk_info(0).byte_offset] ^= 1
+    (output / "run.h5").write_bytes(content)
+    ended = jobs.run(output, md={"steps": 3})
+    assert ended.code == 0
+    assert "store damaged: 7 places, 5 frames lost" in ended.out
+    assert (output / "run.h5").read_bytes() == bytes(content)
 
 
 def test_a_failed_reference_may_be_tolerated_and_is_counted(jobs, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import ase.io
+import h5py
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,9 +14,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.errors import ReferenceNotConverged
 from hybrid_calc.reference.toy import ToyReference
+from hybrid_calc.store import block
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.record import Record
 from tests.cli.jobs import summary_of
+from tests.store.samples import forget_kept
 
 FRAMES = 4
 
@@ -56,13 +59,17 @@ def path(tmp_path):
 
 @pytest.fixture
 def damaged(path):
-    """The same with its middle overwritten, as a bad disk does."""
+    """The same with one energy overwritten, as a bad disk does, and nothing to fall back to."""
+    damage_an_energy(path)
+    return forget_kept(path)
+
+
+def damage_an_energy(path):
+    with h5py.File(path) as file:
+        spot = file["frames/energy"].id.get_chunk_info(0).byte_offset
     content = bytearray(path.read_bytes())
-    spot = content.find(b'"identity"') if b'"identity"' in content else content.find(b"equilibrium")
-    assert spot > 0
     content[spot : spot + 8] = b"\xff" * 8
     path.write_bytes(content)
-    return path
 
 
 def test_info_counts_frames_and_names_level_molecule_regime_and_what_was_rejected(jobs, path):
@@ -89,17 +96,43 @@ def test_verify_names_the_damaged_place_and_exits_with_1(jobs, damaged):
     assert "digest agrees" not in ended.out
 
 
-def test_info_of_a_damaged_store_shows_the_rest_and_the_damage(jobs, damaged):
-    ended = jobs.call("store", "info", damaged)
+def test_info_reads_no_validated_frame(jobs, path, monkeypatch):
+    read = []
+    original = block.Block.record
+    monkeypatch.setattr(
+        block.Block, "record", lambda self, index: read.append(index) or original(self, index)
+    )
+    assert "4 validated frames, 1 rejected" in jobs.call("store", "info", path).out
+    assert len(read) == 1, "the rejected one, whose reason is printed"
+
+
+def test_info_of_a_store_whose_file_is_broken_says_what_it_fell_back_to(jobs, path):
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+    out = " ".join(jobs.call("store", "info", path).out.split())
+    assert "4 validated frames" in out
+    assert "5 frames are read from the journals kept beside, instead of frames.h5" in out
+    ended = jobs.call("store", "verify", path)
+    assert ended.code == 1
+    assert "5 frames can be read, 0 are lost" in ended.out
+    assert "store compact --repair" in ended.out
+    assert jobs.call("store", "compact", path).code == 0
+    assert jobs.call("store", "verify", path).code == 0
+
+
+def test_repair_keeps_aside_what_cannot_be_read_and_says_so(jobs, damaged):
+    before = damaged.read_bytes()
+    ended = jobs.call("store", "compact", damaged, "--repair")
     assert ended.code == 0
-    assert "damaged: frames.h5: frame" in ended.out
-    assert "3 validated frames" in ended.out
+    assert "4 frames, 0 shards\ndamaged: frames.h5.aside-1: kept aside" in ended.out
+    assert damaged.with_name("frames.h5.aside-1").read_bytes() == before
 
 
 def test_export_of_a_damaged_store_says_that_something_is_left_out(jobs, damaged, tmp_path):
     ended = jobs.call("store", "export", damaged, tmp_path / "train.xyz")
     assert ended.code == 0
-    assert "what is damaged in the store is left out (1 places)" in ended.err
+    assert "the store is damaged (1 places), 1 frames are left out" in ended.err
     assert len(ase.io.read(tmp_path / "train.xyz", index=":")) == 3
 
 
@@ -172,7 +205,7 @@ def test_info_and_verify_speak_json(jobs, path):
     assert (regime["frames"], regime["within_tolerance"], regime["judged"]) == (4, 4, 4)
     assert regime["largest_force_error"] == pytest.approx(0.03)
     findings = json.loads(jobs.call("store", "verify", path, "--json").out)
-    assert findings == {"frames": 5, "damage": [], "torn_tails": []}
+    assert findings == {"frames": 5, "lost": 0, "damage": [], "torn_tails": []}
 
 
 def test_query_lists_what_matches(jobs, path):
@@ -251,6 +284,40 @@ def test_split_is_kept_and_exported_by_part(jobs, tmp_path):
         assert len(found) == count
         seen += found
     assert len(set(seen)) == 12
+
+
+def test_every_command_that_prints_a_result_speaks_json(jobs, path, tmp_path):
+    with FrameStore(tmp_path / "runs.h5") as store:
+        for number, record in enumerate(frames(12)):
+            store.append(record.with_meta(run=f"run-{number}", regime="warm"))
+
+    def told(*words):
+        ended = jobs.call("store", *words, "--json")
+        assert ended.code == 0
+        return json.loads(ended.out)
+
+    assert sum(told("split", store.path).values()) == 12
+    target = tmp_path / "train.xyz"
+    exported = told("export", store.path, target)
+    assert exported == {"frames": 12, "left_out": 0, "target": str(target), "to": "extxyz"}
+    assert told("import", tmp_path / "new.h5", target) == {"new.h5": {"new": 12, "there": 0}}
+    assert told("merge", store.path, path) == {"frames.h5": {"new": 1, "there": 4}}
+    assert told("compact", store.path)["frames"] == 13
+    assert told("info", store.path)["validated"] == 12
+    assert told("query", store.path)["matching"] == 12
+
+
+def test_frames_for_training_are_decorrelated_and_the_most_diverse(jobs, path, tmp_path):
+    with FrameStore(tmp_path / "runs.h5") as store:
+        for number, record in enumerate(frames(12)):
+            store.append(record.with_meta(run="one", step=number, regime="warm"))
+    target = tmp_path / "train.xyz"
+    assert "3 validated" in jobs.call("store", "export", store.path, target, "--min-steps", 4).out
+    assert jobs.call("store", "export", store.path, target, "--farthest", 3).code == 2
+    config = jobs.write()
+    ended = jobs.call("store", "export", store.path, target, "--farthest", 3, "--config", config)
+    assert ended.code == 2
+    assert "gives no descriptors" in ended.err
 
 
 def test_stores_are_merged(jobs, path, tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
@@ -14,9 +18,12 @@ from ase.build import bulk, molecule
 from hybrid_calc.committee.toy import TOY_LEVEL, ToyCommittee
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.toy import ToyReference
+from hybrid_calc.store.catalog import shards_in
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.hdf5 import read_hdf5
+from hybrid_calc.store.journals import journal_folder, kept_in
 from hybrid_calc.store.record import Record
+from hybrid_calc.store.seal import read_seal, write_seal
 
 ROOT = Path(__file__).parents[2]
 COMMITTEE = ToyCommittee(3)
@@ -85,9 +92,11 @@ def identities(records) -> Counter:
 
 
 def in_file(path: Path) -> Counter:
-    """Return how often each frame is in the HDF5 file itself; the file must be whole."""
+    """Return how often each frame is in the HDF5 files themselves; they must be whole."""
     damage: list[str] = []
-    found = identities(read_hdf5(path, damage))
+    found: Counter = Counter()
+    for file in (*shards_in(path), path):
+        found += identities(read_hdf5(file, damage))
     assert not damage
     return found
 
@@ -95,6 +104,26 @@ def in_file(path: Path) -> Counter:
 def bytes_of(path: Path) -> dict[str, bytes]:
     """Return every frame of a store, to the bit, by identity."""
     return {record.identity: record.to_bytes() for record in FrameStore(path).read().records}
+
+
+def forget_kept(path: Path) -> Path:
+    """Take away the kept journals, as of a store whose file alone was copied."""
+    for journal in kept_in(journal_folder(path)):
+        journal.unlink()
+    return path
+
+
+@contextlib.contextmanager
+def editing(path: Path) -> Iterator[h5py.File]:
+    """Change a file as no store would, and seal it as if it had been written so."""
+    seal = read_seal(path)
+    if seal is not None:
+        os.truncate(path, seal.size)
+    with h5py.File(path, "a") as file:
+        yield file
+    if seal is not None:
+        with path.open("r+b", buffering=0) as raw:
+            write_seal(raw, schema=seal.schema, frames=seal.frames)
 
 
 def python(code: str, *arguments: object, **options) -> subprocess.Popen:

@@ -18,10 +18,20 @@ from hybrid_calc.store import block
 from hybrid_calc.store.block import blocks_of
 from hybrid_calc.store.columns import columns_of, concatenate
 from hybrid_calc.store.frames import FrameStore
-from hybrid_calc.store.hdf5 import SCHEMA, _columns, read_rows, schema_of, write_hdf5
+from hybrid_calc.store.hdf5 import SCHEMA, _columns, read_index, read_rows, write_hdf5
 from hybrid_calc.store.query import Query
 from hybrid_calc.store.verify import check_store, same_columns
-from tests.store.samples import KINDS, REFERENCE, bytes_of, crystal, identities, rejected, sample
+from tests.store.samples import (
+    KINDS,
+    REFERENCE,
+    bytes_of,
+    crystal,
+    editing,
+    forget_kept,
+    identities,
+    rejected,
+    sample,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -120,8 +130,8 @@ def test_more_frames_than_a_block_come_back_in_order(path, monkeypatch):
         damage = []
         found = list(read_rows(path, damage, np.array(rows)))
         assert damage == []
-        assert [row for row, _ in found] == [row for row in rows if row < 11]
-        assert all(record.meta["step"] == row for row, record in found)
+        assert [row for row, *_ in found] == [row for row in rows if row < 11]
+        assert all(record.meta["step"] == row for row, _, record in found)
 
 
 # Damage
@@ -129,7 +139,7 @@ def test_more_frames_than_a_block_come_back_in_order(path, monkeypatch):
 
 def test_flipped_bit_in_the_columns_is_seen_and_they_are_rebuilt(path, records):
     FrameStore(path).compact()
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         file["columns/force_error"][1] = 0.05
     store = FrameStore(path)
     assert "columns are damaged; they were rebuilt" in store.damage[0]
@@ -145,7 +155,7 @@ def test_flipped_bit_in_the_columns_is_seen_and_they_are_rebuilt(path, records):
 @pytest.mark.parametrize("name", ["tables", "identity", "question", "run"])
 def test_missing_column_is_rebuilt(path, records, name):
     FrameStore(path).compact()
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         del file[f"columns/{name}"]
     store = FrameStore(path)
     assert len(store.damage) == 1
@@ -154,7 +164,7 @@ def test_missing_column_is_rebuilt(path, records, name):
 
 def test_columns_that_agree_with_their_digest_and_not_with_the_frames_are_found(path):
     FrameStore(path).compact()
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         group = file["columns"]
         steps = group["step"][:]
         group["step"][:] = steps + 1
@@ -216,7 +226,8 @@ def test_damaged_chunk_spares_the_other_frames(tmp_path, name, most):
 
 def test_label_whose_frame_is_damaged_is_asked_and_stored_again(path, records):
     FrameStore(path).compact()
-    with h5py.File(path, "a") as file:
+    forget_kept(path)
+    with editing(path) as file:
         file["frames/energy"][1] = 0.0
     store = FrameStore(path)
     record = records[1]
@@ -229,7 +240,8 @@ def test_label_whose_frame_is_damaged_is_asked_and_stored_again(path, records):
 
 def test_same_frame_is_written_again_where_the_one_in_the_file_is_damaged(path, records):
     FrameStore(path).compact()
-    with h5py.File(path, "a") as file:
+    forget_kept(path)
+    with editing(path) as file:
         file["frames/energy"][1] = 0.0
     store = FrameStore(path)
     assert not store.append(records[0])
@@ -246,7 +258,7 @@ def test_store_of_schema_1_is_read_to_the_bit_and_upgraded_by_compacting(tmp_pat
     expected = json.loads((DATA / "store-schema-1.json").read_text())
     before = path.read_bytes()
     for schema in (1, SCHEMA):
-        assert schema_of(path) == schema
+        assert read_index(path, []).schema == schema
         store = FrameStore(path)
         assert store.damage == ()
         assert len(store) == len(KINDS)
@@ -257,13 +269,28 @@ def test_store_of_schema_1_is_read_to_the_bit_and_upgraded_by_compacting(tmp_pat
         assert check_store(store).damage == ()
         assert schema == SCHEMA or path.read_bytes() == before, "looking writes nothing"
         store.compact()
-    assert schema_of(path) == SCHEMA
+    assert read_index(path, []).schema == SCHEMA
+
+
+def test_store_of_schema_2_with_shards_and_journals_is_read_to_the_bit(tmp_path):
+    shutil.copytree(DATA / "store-schema-2", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "run.h5"
+    expected = json.loads((DATA / "store-schema-2.json").read_text())
+    store = FrameStore(path)
+    assert (read_index(path, []).schema, len(store.catalog().shards)) == (2, 1)
+    assert {k: hashlib.sha256(v).hexdigest() for k, v in bytes_of(path).items()} == expected
+    assert [record.descriptors for record in store] == [f"3x4:{'0' * 32}", "", "", "", ""]
+    assert check_store(store).damage == ()
+    assert store.levels == (REFERENCE.level,)
+    path.unlink()
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert identities(FrameStore(path)) == dict.fromkeys(expected, 1), "the journals alone are it"
 
 
 def test_damaged_frame_of_schema_1_is_named_and_the_file_left_as_it_is(tmp_path):
     path = tmp_path / "run.h5"
     shutil.copy(DATA / "store-schema-1.h5", path)
-    with h5py.File(path, "a") as file:
+    with editing(path) as file:
         file["frames/energy"][1] = 0.0
     before = path.read_bytes()
     store = FrameStore(path)

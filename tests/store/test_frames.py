@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import resource
+import subprocess
 import time
 
 import numpy as np
 import pytest
 
-from hybrid_calc.errors import InputError, StoreDamagedError, StoreError
+from hybrid_calc.errors import InputError, LevelMismatchError, StoreDamagedError, StoreError
+from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.store import journal as journal_module
+from hybrid_calc.store.bound_level import bind_level
 from hybrid_calc.store.frames import FrameStore, open_existing
 from hybrid_calc.store.journal import SUFFIX
-from tests.store.samples import identities, in_file, python, sample
+from tests.store.samples import forget_kept, identities, in_file, python, sample
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_close_moves_every_frame_into_the_file(path):
         store.append(sample(2))
     assert in_file(path) == identities([sample(1), sample(2)])
     assert journals(path) == []
-    assert list(path.with_name("run.h5.journals").iterdir()) == []
+    assert {p.suffix for p in path.with_name("run.h5.journals").iterdir()} == {".kept", ".json"}
 
 
 def test_closing_an_unused_store_leaves_an_empty_file(path):
@@ -91,6 +95,23 @@ def test_journal_cut_inside_its_last_record_loses_only_that_record(path):
         assert identities(content.records) == identities([sample(0), sample(1)])
         assert content.damage == ()
         assert len(content.torn_tails) == (end > sizes[-2])
+
+
+@pytest.mark.slow
+def test_journal_cut_at_every_byte_of_its_last_three_records_loses_only_what_is_cut(path):
+    store = FrameStore(path)
+    ends = [0]
+    for number in range(5):
+        store.append(sample(number))
+        ends.append(journals(path)[0].stat().st_size)
+    (journal,) = journals(path)
+    for end in range(ends[-1], ends[2] - 1, -1):
+        os.truncate(journal, end)
+        content = FrameStore(path).read()
+        whole = sum(end >= other for other in ends[1:])
+        assert [record.meta["step"] for record in content.records] == list(range(whole)), end
+        assert content.damage == ()
+        assert len(content.torn_tails) == (end not in ends)
 
 
 def test_damaged_record_in_the_middle_is_named_and_its_journal_kept(path):
@@ -157,6 +178,7 @@ def test_damaged_file_is_left_as_it_is_and_the_journal_goes_on(path):
     data[:8] = b"\x89HDF\r\n\x1a\n"
     data[8:600] = bytes(592)
     path.write_bytes(data)
+    forget_kept(path)
     store = FrameStore(path)
     assert store.damage
     store.append(sample(2))
@@ -243,6 +265,84 @@ def test_compaction_leaves_the_journal_of_a_living_writer_alone(path):
     assert in_file(path) == identities([sample(1), sample(2), sample(3)])
 
 
+# One level for all writers
+
+OTHER = LevelOfTheory(program="toy", parameters={"well_depth_ev": 7})
+
+
+def other(number):
+    label = dataclasses.replace(sample(number).label, level=OTHER)
+    return sample(number, level=OTHER, label=label)
+
+
+def test_second_of_two_processes_that_opened_an_empty_store_cannot_bring_another_level(path):
+    one, two = FrameStore(path), FrameStore(path)
+    one.append(sample(1))
+    with pytest.raises(LevelMismatchError, match=OTHER.hash):
+        two.append(other(2))
+    with pytest.raises(LevelMismatchError):
+        FrameStore(path).check_level(OTHER)
+    assert identities(FrameStore(path)) == identities([sample(1)])
+
+
+def test_level_that_another_process_binds_in_between_is_noticed(path, monkeypatch):
+    store, link = FrameStore(path), os.link
+
+    def late(source, target):
+        monkeypatch.setattr(os, "link", link)
+        bind_level(target.parent, OTHER)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(LevelMismatchError):
+        store.append(sample(1))
+    assert list(FrameStore(path)) == []
+    assert sorted(p.name for p in path.with_name("run.h5.journals").iterdir()) == ["level.json"]
+
+
+def test_damaged_level_file_is_written_again_as_the_frames_say(path):
+    FrameStore(path).append(sample(1))
+    file = path.with_name("run.h5.journals") / "level.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"0", b"1"))
+    with pytest.raises(LevelMismatchError):
+        FrameStore(path).append(other(2))
+    FrameStore(path).append(sample(2))
+    assert file.read_bytes() == whole
+
+
+BINDER = """
+import sys
+from hybrid_calc.errors import LevelMismatchError
+from hybrid_calc.store.frames import FrameStore
+from tests.store.samples import sample
+from tests.store.test_frames import other
+
+stores = [FrameStore(f"{sys.argv[1]}/{number}.h5") for number in range(30)]
+print("ready", flush=True)
+sys.stdin.readline()
+for number, store in enumerate(stores):
+    try:
+        store.append((other if sys.argv[2] == "other" else sample)(number))
+        print(number, flush=True)
+    except LevelMismatchError:
+        pass
+"""
+
+
+def test_two_processes_race_for_the_level_of_thirty_stores_and_one_wins_each(tmp_path):
+    racers = [python(BINDER, tmp_path, kind, stdin=subprocess.PIPE) for kind in ("other", "this")]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    won = [number for racer in racers for number in acknowledged(racer)]
+    assert sorted(map(int, won)) == list(range(30))
+    for number in range(30):
+        assert len(FrameStore(tmp_path / f"{number}.h5").levels) == 1
+
+
 # Disks that fill up
 
 
@@ -275,7 +375,7 @@ LIMITED = """
 import resource, sys
 from hybrid_calc.errors import StoreError
 from hybrid_calc.store.frames import FrameStore
-from tests.store.samples import identities, sample
+from tests.store.samples import forget_kept, identities, sample
 
 def limit(size):
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

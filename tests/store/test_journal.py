@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from hybrid_calc.errors import StoreError
 from hybrid_calc.store import journal as module
-from hybrid_calc.store.journal import HEADER, MAGIC, Journal, lock_of, read_journal, take_over
+from hybrid_calc.store.journal import HEADER, MAGIC, Journal, Notes, lock_of, payloads_at, take_over
+from hybrid_calc.store.journal import read_journal as stream_journal
 
 PAYLOADS = [b"first", b"", b"third " * 9, MAGIC + b" inside a payload", bytes(range(64))]
 
@@ -23,6 +25,21 @@ class Faulty:
 
     def __getattr__(self, name):
         return getattr(os, name)
+
+
+def read_journal(path):
+    """Return all that a journal gives, and check that each record is where it is said to be."""
+    notes = Notes()
+    places, payloads = [], []
+    for at, payload in stream_journal(path, notes):
+        places.append(at)
+        payloads.append(payload)
+    assert list(payloads_at(path, places)) == payloads
+    return SimpleNamespace(
+        payloads=tuple(payloads),
+        damage=tuple(notes.damage),
+        torn_tail="".join(notes.torn_tails),
+    )
 
 
 @pytest.fixture
@@ -174,7 +191,7 @@ def test_failed_fsync_is_no_acknowledgement(journal, monkeypatch):
 
     journal.append(b"before")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "os", Faulty(fsync=fsync))
+        patch.setattr(module, "os", Faulty(fdatasync=fsync))
         with pytest.raises(StoreError, match="Input/output error"):
             journal.append(b"lost")
     journal.append(b"after")
@@ -205,7 +222,7 @@ def test_interruption_between_write_and_fsync_cannot_cost_a_later_record(journal
 
     journal.append(b"before")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "os", Faulty(fsync=interrupt))
+        patch.setattr(module, "os", Faulty(fdatasync=interrupt))
         with pytest.raises(KeyboardInterrupt):
             journal.append(b"interrupted")
     journal.append(b"acknowledged")

@@ -15,8 +15,11 @@ from tests.store.samples import identities, in_file, python
 # Imports once, then forks a writer whenever it is told to, and kills it.
 NURSERY = """
 import os, signal, sys
+from hybrid_calc.store import compaction
 from hybrid_calc.store.frames import FrameStore
 from tests.store.samples import sample
+
+compaction.FRAMES_PER_SHARD = 12  # shards are killed too
 
 def write(folder, first):
     said = os.open(f"{folder}/said-{first}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_calc.store import hdf5, journal
+from hybrid_calc.store import bound_level, compaction, hdf5, journal
 from hybrid_calc.store.frames import FrameStore
 from tests.store.samples import crystal, rejected, sample
 
@@ -55,8 +55,14 @@ class Disk:
             self._bytes[status.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
         self.check()
 
+    fdatasync = fsync
+
     def replace(self, source, target) -> None:
         os.replace(source, target)
+        self.check()
+
+    def link(self, source, target) -> None:
+        os.link(source, target)
         self.check()
 
     def acknowledge(self, *identities: str) -> None:
@@ -77,6 +83,9 @@ class Disk:
             lost = self.acknowledged - {record.identity for record in found.records}
             assert not lost, f"{len(lost)} frames lost"
             assert found.damage == ()
+            if self.acknowledged:
+                level = bound_level.bound_level(image / "new" / "run.h5.journals")
+                assert level == sample(1).level, "frames of another level could be written now"
             shutil.rmtree(image)
 
     def _put(self, folder: Path, image: Path, *, early: bool) -> None:
@@ -106,6 +115,8 @@ def disk_of(tmp_path, monkeypatch):
         disks.append(disk)
         monkeypatch.setattr(journal, "os", disk)
         monkeypatch.setattr(hdf5, "os", disk)
+        monkeypatch.setattr(bound_level, "os", disk)
+        monkeypatch.setattr(compaction, "FRAMES_PER_SHARD", 2)
         for name in ("unlink", "rename"):  # how the store's modules remove journals
             original = getattr(Path, name)
 
@@ -143,6 +154,7 @@ def test_every_acknowledged_frame_survives_a_power_cut_at_any_time(disk_of):
     disk = disk_of()
     live(disk)
     assert disk.checks > 40
+    assert len(list((disk.root / "new" / "run.h5.shards").iterdir())) == 2
     assert len(disk.acknowledged) == 6
 
 

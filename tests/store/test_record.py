@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import StoreDamagedError
@@ -23,6 +25,14 @@ def test_bytes_come_back_to_the_bit(kind):
     assert again.header() == record.header()
     assert again.identity == record.identity
     assert geometry_key(again.atoms()) == geometry_key(record.atoms())
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_bytes_and_geometry_are_those_of_safetensors_and_ase(kind):
+    record = KINDS[kind](1)
+    metadata = {"header": json.dumps(record.header(), sort_keys=True)}
+    assert record.to_bytes() == safetensors.numpy.save(record.arrays(), metadata=metadata)
+    assert record.geometry == geometry_key(record.atoms())
 
 
 def test_signs_of_zero_and_smallest_numbers_survive():

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import molecule
 
+from hybrid_calc.committee.ani import AniCommittee
+from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.errors import InputError, StoreDamagedError
 from hybrid_calc.store.columns import columns_of
+from hybrid_calc.store.diversity import diverse, farthest_frames, farthest_points
+from hybrid_calc.store.frames import FrameStore
+from hybrid_calc.store.query import Query
 from hybrid_calc.store.selection import (
     PARTS,
     decorrelated,
-    diverse,
-    farthest_points,
+    places_of,
     read_split,
     split_path,
     split_trajectories,
     write_split,
 )
-from tests.store.samples import sample
+from tests.store.samples import sample, water
 
 
 def test_farthest_points_on_a_line_are_the_ends_and_then_the_middle():
@@ -36,6 +44,48 @@ def test_every_regime_is_chosen_from_by_itself():
     points = np.array([[0.0], [0.1], [9.0], [5.0], [5.1], [5.2]])
     regimes = ["a", "a", "a", "b", "b", "b"]
     assert diverse(points, regimes, 2).tolist() == [0, 2, 3, 5]
+
+
+class Described(ToyCommittee):
+    """A committee whose descriptor of an atom is its distance from the first, A."""
+
+    def predict(self, atoms):
+        away = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1, keepdims=True)
+        return dataclasses.replace(super().predict(atoms), descriptors=away)
+
+    def predict_many(self, frames):
+        return [self.predict(atoms) for atoms in frames]
+
+
+def stretched(number, distance, regime):
+    atoms = Atoms("H2", positions=[[0, 0, 0], [distance, 0, 0]])
+    return sample(number, atoms, meta={"regime": regime, "step": number, "run": "a"})
+
+
+def test_farthest_frames_are_chosen_per_regime_by_the_committees_descriptors(tmp_path):
+    distances = [0.70, 0.71, 1.20, 0.72, 0.70, 0.90]
+    regimes = ["warm"] * 4 + ["reactive"] * 2
+    store = FrameStore(tmp_path / "run.h5")
+    for number, (distance, regime) in enumerate(zip(distances, regimes, strict=True)):
+        store.append(stretched(number, distance + number * 1e-4, regime))
+    places = places_of(store, Query())
+    assert farthest_frames(store, places, Described(), 2).tolist() == [0, 2, 4, 5]
+    assert farthest_frames(store, places[:0], Described(), 2).tolist() == []
+    assert places_of(store, Query(regime="warm"), min_steps=2).tolist() == [0, 2]
+    with pytest.raises(InputError, match="gives no descriptors"):
+        farthest_frames(store, places, ToyCommittee(), 2)
+
+
+def test_farthest_frames_by_the_descriptors_of_ani(tmp_path):
+    committee, store = AniCommittee(), FrameStore(tmp_path / "run.h5")
+    frames = [water(1), water(1), water(2), molecule("CH4")]
+    frames[1].positions += [1e-4, 0, 0]  # nowhere else in descriptor space
+    for number, atoms in enumerate(frames):
+        store.append(sample(number, atoms, prediction=committee.predict(atoms)))
+    digests = [record.descriptors for record in store]
+    assert [digest.split("x")[0] for digest in digests] == ["3", "3", "3", "5"]
+    assert len(set(digests)) >= 3  # of the moved one, the same but for rounding
+    assert farthest_frames(store, places_of(store, Query()), committee, 3).tolist() == [0, 2, 3]
 
 
 def columns(runs, per_run, regimes=("equilibrium", "reactive")):
