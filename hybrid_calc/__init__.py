@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
     from hybrid_calc.reference.label import Label, Reference
     from hybrid_calc.reference.level import LevelOfTheory
-    from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL, PySCFReference
+    from hybrid_calc.reference.pyscf_backend import PySCFReference
+    from hybrid_calc.reference.recipes import ANI_1X_LEVEL
     from hybrid_calc.reference.toy import ToyReference
     from hybrid_calc.store.frames import FrameStore
     from hybrid_calc.store.record import Record
@@ -60,7 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ANI_1X_LEVEL": "reference.pyscf_backend",
+    "ANI_1X_LEVEL": "reference.recipes",
     "AniCommittee": "committee.ani",
     "AseReference": "reference.ase_backend",
     "Committee": "committee.prediction",

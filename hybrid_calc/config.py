@@ -22,6 +22,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from hybrid_calc.calculator import HybridCalculator
@@ -33,11 +34,10 @@ from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.label import Reference
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL, PySCFReference
+from hybrid_calc.reference.pyscf_backend import PySCFReference, check_solvent
+from hybrid_calc.reference.recipes import RECIPES
+from hybrid_calc.reference.user_function import level_parameters
 from hybrid_calc.store.frames import FrameStore
-
-NAMED_LEVELS = {"ani-1x": ANI_1X_LEVEL}
-"""Levels of theory that settings may call by name."""
 
 LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
 
@@ -67,8 +67,8 @@ class StructureSettings(_Settings):
 class LevelSettings(_Settings):
     """A level of theory that PySCF solves."""
 
-    functional: Annotated[LowerCase, Field(min_length=1)] = Field(
-        ..., description="Exchange-correlation functional in PySCF's spelling."
+    functional: LowerCase = Field(
+        "", description="Exchange-correlation functional in PySCF's spelling."
     )
     basis: Annotated[LowerCase, Field(min_length=1)] = Field(
         ..., description="Orbital basis in PySCF's spelling."
@@ -78,6 +78,9 @@ class LevelSettings(_Settings):
         "", description="Dispersion correction such as d3bj; needs pyscf-dispersion."
     )
     nlc: Literal["", "vv10"] = Field("", description="Non-local correlation.")
+    solvent: LowerCase = Field(
+        "", description="Implicit solvent: c-pcm:78.36, ief-pcm:78.36 or smd:water."
+    )
     auxiliary_basis: LowerCase = Field(
         "auto", description="Density-fitting basis; auto is PySCF's choice, empty is no fitting."
     )
@@ -87,19 +90,33 @@ class LevelSettings(_Settings):
         True, description="Remove the net force and torque that the grid leaves."
     )
 
+    function: str = Field(
+        "",
+        description="Instead of a functional: module:function that gets PySCF's Mole and "
+        "returns a mean field. Its source is part of the level's identity.",
+    )
+
+    @model_validator(mode="after")
+    def _solvable(self) -> LevelSettings:
+        if not (self.functional or self.function):
+            raise ValueError("a level needs a functional or a function")
+        check_solvent(self.solvent)
+        return self
+
     def to_level(self) -> LevelOfTheory:
         """Return the level with its identity."""
-        return LevelOfTheory(program="pyscf", **self.model_dump())
+        keys = self.model_dump(exclude={"function"})
+        return LevelOfTheory(program="pyscf", **keys, parameters=level_parameters(self.function))
 
 
 def _named_level(value: object) -> object:
     """Return the keys of a level given by name."""
     if not isinstance(value, str):
         return value
-    if value not in NAMED_LEVELS:
-        raise ValueError(f"known names are {', '.join(NAMED_LEVELS)}; give other levels by keys")
-    level = NAMED_LEVELS[value].to_dict()
-    return {key: level[key] for key in LevelSettings.model_fields}
+    if value not in RECIPES:
+        raise ValueError(f"known names are {', '.join(RECIPES)}; give other levels by keys")
+    level = RECIPES[value].level.to_dict()
+    return {key: level[key] for key in LevelSettings.model_fields if key in level}
 
 
 def level_from_text(text: str) -> LevelOfTheory:
@@ -248,11 +265,33 @@ class PySCFSettings(_Settings):
     kind: Literal["pyscf"] = "pyscf"
     level: LevelSettings = Field(
         LevelSettings.model_validate(_named_level("ani-1x")),
-        description="Level of theory: ani-1x (wB97X/6-31G(d), what ANI-1x learned), or its keys.",
+        description="Level of theory: ani-1x (wB97X/6-31G(d), what ANI-1x learned), mace-off, "
+        "rmd17, pbe-d3, balanced, fast, one of them with -strict, or the keys of a level.",
     )
     threads: int = Field(1, ge=1, description="Threads of the worker; one is best for 10 atoms.")
     max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")
     wall_limit_s: float = Field(3600.0, gt=0, description="Time for one label, s.")
+    warm_start: bool = Field(
+        True,
+        description="Start from the densities of geometries before: labels then depend on them "
+        "within the SCF's convergence, and a resumed run is no longer the same to the bit.",
+    )
+    cold_share: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of warm-started labels solved cold as well, to detect a locked state.",
+    )
+    stability: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether to ask if the state is a minimum; auto: where bonds look broken, "
+        "gaps are small, shells open.",
+    )
+    when_unstable: Literal["unrestricted", "reject"] = Field(
+        "unrestricted",
+        description="What to do with an unstable restricted singlet: take the unrestricted state "
+        "below it, or reject the label as multireference suspected.",
+    )
 
     _named = field_validator("level", mode="before")(_named_level)
 
@@ -454,6 +493,10 @@ def build_reference(settings: ReferenceSettings) -> Reference:
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
         wall_limit_s=settings.wall_limit_s,
+        warm_start=settings.warm_start,
+        cold_share=settings.cold_share,
+        stability=settings.stability,
+        when_unstable=settings.when_unstable,
     )
 
 

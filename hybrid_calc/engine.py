@@ -35,7 +35,7 @@ from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
 from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
-from hybrid_calc.reference.label import Label, Reference
+from hybrid_calc.reference.label import CarefulReference, Label, Reference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
 from hybrid_calc.store.record import Record
@@ -531,6 +531,8 @@ class Engine:
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
+            if isinstance(self.reference, CarefulReference) and survey.report.of(Severity.REGIME):
+                return self.reference.label_doubtful(atoms)
             return self.reference.label(atoms)
         except ReferenceFailed as error:
             self.tally.failures += 1

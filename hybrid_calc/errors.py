@@ -14,6 +14,7 @@
     ├── MemberLost (CalculationFailed)         a member in another process died or fell silent
     ├── ReferenceFailed (CalculationFailed)    no label that can be trusted
     │   ├── ReferenceNotConverged (SCFError)   the ladder ended without a converged SCF
+    │   ├── MultireferenceSuspected            the SCF's state is no minimum
     │   ├── ReferenceTimeout (TimeoutError)    the wall limit was reached, the worker killed
     │   └── ReferenceCrashed                   the worker died
     ├── BudgetExhausted (CalculationFailed)    the reference calls of this run are spent
@@ -37,6 +38,7 @@ __all__ = [
     "LevelMismatchError",
     "MemberLost",
     "MissingPackageError",
+    "MultireferenceSuspected",
     "PredictionFailed",
     "ReferenceCrashed",
     "ReferenceFailed",
@@ -116,6 +118,10 @@ class ReferenceFailed(HybridCalcError, CalculationFailed):
 
 class ReferenceNotConverged(ReferenceFailed, SCFError):
     """The ladder of SCF settings ended without a converged, checked answer."""
+
+
+class MultireferenceSuspected(ReferenceFailed):
+    """The converged state is not a minimum, so one determinant does not describe the molecule."""
 
 
 class ReferenceTimeout(ReferenceFailed, TimeoutError):

@@ -13,7 +13,6 @@ from ase import Atoms
 from pydantic import BaseModel
 
 from hybrid_calc.config import (
-    NAMED_LEVELS,
     LevelSettings,
     MaceSettings,
     PySCFSettings,
@@ -29,6 +28,7 @@ from hybrid_calc.config import (
 from hybrid_calc.errors import CommitteeError, LevelMismatchError, SettingsError, StructureError
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
+from hybrid_calc.reference.recipes import RECIPES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NEEDED = {
@@ -259,8 +259,14 @@ BAD_VALUES = [
     ("reference.pyscf.threads", 0),
     ("reference.pyscf.max_memory_mb", 1),
     ("reference.pyscf.wall_limit_s", 0),
+    ("reference.pyscf.warm_start", "perhaps"),
+    ("reference.pyscf.cold_share", 1.5),
+    ("reference.pyscf.stability", "often"),
+    ("reference.pyscf.when_unstable", "guess"),
     ("reference.pyscf.level", "ccsd"),
-    ("reference.pyscf.level.functional", ""),
+    ("reference.pyscf.level.functional", 5),
+    ("reference.pyscf.level.solvent", 5),
+    ("reference.pyscf.level.function", 5),
     ("reference.pyscf.level.basis", 3),
     ("reference.pyscf.level.cart", "d"),
     ("reference.pyscf.level.dispersion", 3),
@@ -320,7 +326,7 @@ def test_levels_by_name_and_by_keys_are_the_same_level():
     by_name = PySCFSettings(level="ani-1x")
     keys = {"functional": "wB97X", "basis": " 6-31G* ", "cart": True}
     assert PySCFSettings(level=keys).level.to_level().hash == by_name.level.to_level().hash
-    assert by_name.level.to_level() == NAMED_LEVELS["ani-1x"]
+    assert by_name.level.to_level() == RECIPES["ani-1x"].level
 
 
 def test_a_level_given_only_by_functional_and_basis_can_converge():

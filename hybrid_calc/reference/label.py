@@ -72,3 +72,11 @@ class Reference(Protocol):
 
     def close(self) -> None:
         """Release processes and files; calling it again does nothing."""
+
+
+@runtime_checkable
+class CarefulReference(Reference, Protocol):
+    """A reference that can look harder where the bonds of a molecule have changed."""
+
+    def label_doubtful(self, atoms: Atoms) -> Label:
+        """Solve one geometry and examine whether the state found is the lowest; see `label`."""

@@ -2,7 +2,8 @@
 
 Runs inside the PySCF worker.  PySCF reports numbers from unconverged SCFs
 without a word, and its second-order solver can land on a state that is not
-the ground state, so convergence and the order of orbitals are looked at here.
+the ground state, so convergence and the order of orbitals are looked at here;
+`hybrid_calc.reference.stability` asks whether the state is a minimum.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ase.units import Hartree
 
 LEVEL_SHIFT_HARTREE = 0.3
 DAMPING = 0.4
+SMEARING_HARTREE = 0.02
 LONG_CYCLES = 150
 
 
@@ -47,41 +49,56 @@ class ScfOutcome:
     s_squared: float
 
 
-def climb(make_field: Callable[[], Any]) -> ScfOutcome:
+def climb(make_field: Callable[[], Any], guess: Any = None) -> ScfOutcome:
     """Try rung after rung until one converges to an aufbau state.
 
     Parameters
     ----------
     make_field
         Builds a fresh PySCF mean field of the level asked for.
+    guess
+        Density of a geometry nearby, for a first rung ``warm``.
     """
+    rungs = dict(RUNGS)
+    if guess is not None:
+        rungs = {"warm": lambda field: _from_density(field, guess), **rungs}
     history: list[str] = []
     cycles = 0
-    for name, run in RUNGS.items():
+    for name, run in rungs.items():
         try:
             field = run(make_field())
         except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
             history.append(f"{name}: {type(error).__name__}: {error}")
             continue
         cycles += int(getattr(field, "cycles", 0) or 0)
-        if not field.converged:
-            history.append(f"{name}: not converged after {field.max_cycle} cycles")
+        complaint = complaint_about(field)
+        if complaint:
+            history.append(f"{name}: {complaint}")
             continue
-        gap = aufbau_gap_ev(field)
-        if gap <= 0:
-            history.append(f"{name}: converged to a state with gap {gap:.2f} eV")
-            continue
-        return ScfOutcome(
-            field=field,
-            rung=name,
-            history=tuple(history),
-            cycles=cycles,
-            gap_ev=gap,
-            s_squared=_s_squared(field),
-        )
+        return outcome_of(field, rung=name, history=tuple(history), cycles=cycles)
     return ScfOutcome(
         field=None, rung="", history=tuple(history), cycles=cycles, gap_ev=0.0, s_squared=0.0
     )
+
+
+def outcome_of(field: Any, *, rung: str, history: tuple[str, ...], cycles: int) -> ScfOutcome:
+    """Return a converged state with its gap and spin."""
+    return ScfOutcome(
+        field=field,
+        rung=rung,
+        history=history,
+        cycles=cycles,
+        gap_ev=aufbau_gap_ev(field),
+        s_squared=_s_squared(field),
+    )
+
+
+def complaint_about(field: Any) -> str:
+    """Return what is wrong with the end of an SCF; empty where it converged to aufbau."""
+    if not field.converged:
+        return f"not converged after {field.max_cycle} cycles"
+    gap = aufbau_gap_ev(field)
+    return "" if gap > 0 else f"converged to a state with gap {gap:.2f} eV"
 
 
 def aufbau_gap_ev(field: Any) -> float:
@@ -99,7 +116,19 @@ def aufbau_gap_ev(field: Any) -> float:
     return min(gaps, default=float("inf"))
 
 
+def _from_density(field: Any, density: Any) -> Any:
+    field.kernel(dm0=density)
+    return field
+
+
 def _diis(field: Any) -> Any:
+    field.kernel()
+    return field
+
+
+def _other_guess(field: Any) -> Any:
+    """Start from a Hueckel guess instead of PySCF's projected minimal basis."""
+    field.init_guess = "huckel"
     field.kernel()
     return field
 
@@ -120,7 +149,7 @@ def _level_shift(field: Any) -> Any:
 
 
 def _second_order(field: Any) -> Any:
-    """Take a few shifted cycles, then Newton steps from there."""
+    """Take some shifted cycles, then Newton steps from there."""
     field.level_shift = LEVEL_SHIFT_HARTREE
     field.max_cycle = 20
     field.kernel()
@@ -135,10 +164,24 @@ def _second_order(field: Any) -> Any:
     return field
 
 
+def _smearing(field: Any) -> Any:
+    """Take the density of fractional occupations as a guess, never as an answer."""
+    from pyscf.scf.addons import smearing
+
+    smeared = smearing(field, sigma=SMEARING_HARTREE, method="fermi")
+    smeared.max_cycle = LONG_CYCLES
+    smeared.kernel()
+    field.max_cycle = LONG_CYCLES
+    field.kernel(dm0=np.asarray(smeared.make_rdm1()))
+    return field
+
+
 RUNGS: dict[str, Callable[[Any], Any]] = {
     "diis": _diis,
+    "other_guess": _other_guess,
     "level_shift": _level_shift,
     "second_order": _second_order,
+    "smearing": _smearing,
 }
 
 

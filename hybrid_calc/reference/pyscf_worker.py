@@ -4,8 +4,8 @@ One JSON object per line comes in on standard input (a geometry and a level),
 one per line goes out on the descriptor that was standard output at the start;
 whatever PySCF prints goes to standard error.  Numbers inside are in PySCF's
 units (hartree, bohr) and leave in eV and eV/A.  When standard input ends, as
-it does when the parent dies in whatever way, the process ends at once, also
-in the middle of an SCF.
+it does when the parent dies in whatever way, the process removes its scratch
+folder and ends at once, also in the middle of an SCF.
 """
 
 from __future__ import annotations
@@ -13,111 +13,145 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
+import shutil
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
-END_OF_INPUT = None
+from hybrid_calc.reference.warm_start import WarmStarts, is_sampled, key_of
+
+SCRATCH = "HYBRID_CALC_SCRATCH"
+"""Environment variable that names the worker's folder."""
+
+MEMORY_LIMIT = "HYBRID_CALC_MEMORY_LIMIT_MB"
+"""Environment variable with the data segment's limit, MB."""
+
+LOCKED_HARTREE = 1e-5
+"""A warm state this far above the cold one is another state, hartree."""
 
 
 def serve() -> None:
     """Answer requests until standard input ends."""
+    limit = os.environ.get(MEMORY_LIMIT)
+    if limit:
+        size = int(limit) << 20
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    starts = WarmStarts()
     while True:
         request = json.loads(requests.get())
-        answers.write(json.dumps(_answer(request)) + "\n")
+        answers.write(json.dumps(_answer(request, starts)) + "\n")
         answers.flush()
 
 
 def _read(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
+    scratch = os.environ.get(SCRATCH)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)  # the parent is gone: nobody would read an answer
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: dict[str, Any], starts: WarmStarts) -> dict[str, Any]:
     try:
-        return solve(request)
+        return solve(request, starts)
     except MemoryError:
-        return {"failed": "out of memory; lower the basis or raise max_memory_mb"}
+        return {"failed": "out of memory; choose a smaller basis or raise max_memory_mb"}
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def solve(request: dict[str, Any]) -> dict[str, Any]:
+def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str, Any]:
     """Return energy (eV), forces (eV/A) and checks of one geometry, or why there are none.
 
     Parameters
     ----------
     request
         ``numbers``, ``positions`` (A), ``charge``, ``multiplicity``, ``level``
-        (`LevelOfTheory.to_dict`), ``max_memory_mb``.
+        (`LevelOfTheory.to_dict`), ``max_memory_mb``, ``warm_start``, ``seed``,
+        ``cold_share``, ``doubtful``, ``stability``, ``allow_unrestricted``.
+    starts
+        Densities of geometries before; None starts cold.
     """
     import numpy as np
     import pyscf
     from ase.units import Bohr, Hartree
 
     from hybrid_calc.reference.ladder import climb
+    from hybrid_calc.reference.pyscf_fields import (
+        build_field,
+        build_molecule,
+        forces_of,
+        missing_package,
+        small_gap_ev,
+    )
+    from hybrid_calc.reference.stability import examine
 
+    level = request["level"]
+    missing = missing_package(level)
+    if missing:
+        return {"missing": missing}
     molecule = build_molecule(request)
-    outcome = climb(lambda: build_field(molecule, request["level"]))
+    positions = np.array(request["positions"])
+    key = key_of(request)
+    starts = starts if request["warm_start"] else None
+    guess = None
+    if starts is not None:
+        guess = starts.guess(key, positions, molecule.intor_symmetric("int1e_ovlp"))
+    outcome = climb(lambda: build_field(molecule, level), guess)
     if outcome.field is None:
         return {"not_converged": list(outcome.history), "cycles": outcome.cycles}
-    gradient = outcome.field.nuc_grad_method()
-    gradient.grid_response = False
-    forces = -np.asarray(gradient.kernel()) * (Hartree / Bohr)
+    checks: dict[str, float] = {}
+    warm = outcome.rung == "warm"
+    if warm and is_sampled(positions, request["seed"], request["cold_share"]):
+        cold = climb(lambda: build_field(molecule, level))
+        if cold.field is not None:
+            above = float(outcome.field.e_tot - cold.field.e_tot)
+            checks["warm_above_cold_ev"] = above * Hartree
+            spent = outcome.cycles + cold.cycles
+            if above > LOCKED_HARTREE:
+                checks["locked"] = 1.0
+                outcome = cold
+            outcome = replace(outcome, cycles=spent)
+    if starts is not None:
+        if "locked" in checks:
+            starts.forget(key)
+        starts.remember(key, positions, outcome.field)
+    doubtful = (
+        request["doubtful"]
+        or outcome.rung not in {"warm", "diis"}
+        or outcome.gap_ev < small_gap_ev(outcome.field)
+        or (np.ndim(outcome.field.mo_occ) == 2 and not warm)
+    )
+    if request["stability"] == "always" or (doubtful and request["stability"] == "auto"):
+        verdict = examine(
+            outcome,
+            lambda: build_field(molecule, level, unrestricted=True),
+            allow_unrestricted=request["allow_unrestricted"],
+        )
+        outcome = verdict.outcome
+        checks |= verdict.checks
+        if verdict.rejection:
+            return {"multireference": verdict.rejection, "checks": checks}
     return {
         "energy": float(outcome.field.e_tot) * Hartree,
-        "forces": forces.tolist(),
+        "forces": (forces_of(outcome.field) * (Hartree / Bohr)).tolist(),
         "rung": outcome.rung,
-        "checks": {
+        "history": list(outcome.history),
+        "checks": checks
+        | {
             "cycles": float(outcome.cycles),
             "gap_ev": outcome.gap_ev if np.isfinite(outcome.gap_ev) else -1.0,
             "s_squared": outcome.s_squared,
         },
         "versions": {"pyscf": pyscf.__version__, "numpy": np.__version__},
     }
-
-
-def build_molecule(request: dict[str, Any]) -> Any:
-    """Return the PySCF molecule of a request."""
-    from ase.data import chemical_symbols
-    from pyscf import gto
-
-    return gto.M(
-        atom=[
-            (chemical_symbols[number], position)
-            for number, position in zip(request["numbers"], request["positions"], strict=True)
-        ],
-        unit="Angstrom",
-        basis=request["level"]["basis"],
-        cart=request["level"]["cart"],
-        charge=request["charge"],
-        spin=request["multiplicity"] - 1,
-        max_memory=request["max_memory_mb"],
-        verbose=0,
-    )
-
-
-def build_field(molecule: Any, level: dict[str, Any]) -> Any:
-    """Return the mean field of a level: restricted for singlets, unrestricted else."""
-    from pyscf import dft
-
-    field = dft.RKS(molecule) if molecule.spin == 0 else dft.UKS(molecule)
-    field.xc = level["functional"]
-    if level["nlc"]:
-        field.nlc = level["nlc"]
-    if level["dispersion"]:
-        field.disp = level["dispersion"]
-    field.grids.level = level["grid_level"]
-    field.conv_tol = level["convergence_hartree"]
-    if level["auxiliary_basis"]:
-        auxiliary = level["auxiliary_basis"]
-        field = field.density_fit(auxbasis=None if auxiliary == "auto" else auxiliary)
-    return field
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _threads() -> list[Finding]:
 def _default_pair() -> list[Finding]:
     from hybrid_calc.committee.ani import AniCommittee
     from hybrid_calc.errors import HybridCalcError
-    from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
+    from hybrid_calc.reference.recipes import ANI_1X_LEVEL
 
     try:
         info = AniCommittee().info

@@ -11,7 +11,7 @@ from ase.units import Hartree
 from hybrid_calc.reference import ladder
 from hybrid_calc.reference.ladder import aufbau_gap_ev, climb
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.reference.pyscf_worker import build_field, build_molecule
+from hybrid_calc.reference.pyscf_fields import build_field, build_molecule
 
 pytest.importorskip("pyscf")
 
@@ -48,6 +48,32 @@ def water_energy():
     return climb(maker(WATER)).field.e_tot
 
 
+@pytest.fixture
+def without_other_guess(monkeypatch):
+    """Leave out the rung between the first and the level shift."""
+    rungs = {name: run for name, run in ladder.RUNGS.items() if name != "other_guess"}
+    monkeypatch.setattr(ladder, "RUNGS", rungs)
+
+
+def test_rungs_come_in_the_order_of_their_cost():
+    assert list(ladder.RUNGS) == ["diis", "other_guess", "level_shift", "second_order", "smearing"]
+
+
+def test_good_density_is_tried_first_and_saves_cycles(water_energy):
+    cold = climb(maker(WATER))
+    warm = climb(maker(WATER), cold.field.make_rdm1())
+    assert warm.rung == "warm"
+    assert warm.cycles < cold.cycles
+    assert warm.field.e_tot == pytest.approx(water_energy, abs=1e-6)
+
+
+def test_smearing_is_only_a_guess(monkeypatch, water_energy):
+    monkeypatch.setattr(ladder, "RUNGS", {"smearing": ladder.RUNGS["smearing"]})
+    outcome = climb(maker(WATER))
+    assert set(outcome.field.mo_occ) == {0.0, 2.0}
+    assert outcome.field.e_tot == pytest.approx(water_energy, abs=1e-6)
+
+
 def test_easy_case_converges_on_the_first_rung():
     outcome = climb(maker(WATER))
     assert outcome.rung == "diis"
@@ -59,7 +85,9 @@ def test_easy_case_converges_on_the_first_rung():
     assert outcome.s_squared == 0.0
 
 
-def test_case_that_diis_gives_up_on_converges_with_a_level_shift_to_the_same_state(water_energy):
+def test_case_that_diis_gives_up_on_converges_with_a_level_shift_to_the_same_state(
+    water_energy, without_other_guess
+):
     outcome = climb(maker(WATER, cycles=2))
     assert outcome.rung == "level_shift"
     assert outcome.history == ("diis: not converged after 2 cycles",)
@@ -67,12 +95,14 @@ def test_case_that_diis_gives_up_on_converges_with_a_level_shift_to_the_same_sta
     assert outcome.cycles > 2
 
 
-def test_orbital_energies_of_the_level_shift_rung_are_not_shifted():
+def test_orbital_energies_of_the_level_shift_rung_are_not_shifted(without_other_guess):
     plain, shifted = climb(maker(WATER)), climb(maker(WATER, cycles=2))
     assert shifted.gap_ev == pytest.approx(plain.gap_ev, abs=1e-3)
 
 
-def test_case_that_the_level_shift_gives_up_on_converges_second_order(monkeypatch, water_energy):
+def test_case_that_the_level_shift_gives_up_on_converges_second_order(
+    monkeypatch, water_energy, without_other_guess
+):
     monkeypatch.setattr(ladder, "LONG_CYCLES", 2)
     outcome = climb(maker(WATER, cycles=2))
     assert outcome.rung == "second_order"
@@ -83,7 +113,7 @@ def test_case_that_the_level_shift_gives_up_on_converges_second_order(monkeypatc
     assert outcome.field.e_tot == pytest.approx(water_energy, abs=1e-6)
 
 
-def test_forces_of_a_later_rung_are_those_of_the_first(monkeypatch):
+def test_forces_of_a_later_rung_are_those_of_the_first(monkeypatch, without_other_guess):
     plain = climb(maker(WATER)).field.nuc_grad_method().kernel()
     monkeypatch.setattr(ladder, "LONG_CYCLES", 2)
     late = climb(maker(WATER, cycles=2))
@@ -91,7 +121,7 @@ def test_forces_of_a_later_rung_are_those_of_the_first(monkeypatch):
     np.testing.assert_allclose(late.field.nuc_grad_method().kernel(), plain, atol=1e-4)
 
 
-def test_unrestricted_triplet_converges_on_a_later_rung_with_its_spin():
+def test_unrestricted_triplet_converges_on_a_later_rung_with_its_spin(without_other_guess):
     outcome = climb(maker(TRIPLET_OXYGEN, multiplicity=3, cycles=2))
     assert outcome.rung == "level_shift"
     assert outcome.s_squared == pytest.approx(2.0, abs=0.02)

@@ -19,6 +19,7 @@ from ase.build import molecule
 
 from hybrid_calc.errors import (
     InputError,
+    MultireferenceSuspected,
     ReferenceCrashed,
     ReferenceFailed,
     ReferenceNotConverged,
@@ -155,8 +156,11 @@ def test_triplet_oxygen_is_solved_unrestricted_and_lies_below_the_singlet(refere
     triplet.info["spin"], singlet.info["spin"] = 3, 1
     high, low = reference.label(triplet), reference.label(singlet)
     assert high.checks["s_squared"] == pytest.approx(2.0, abs=0.02)
-    assert low.checks["s_squared"] == 0.0
-    assert high.energy < low.energy - 0.5
+    # the singlet determinant is unstable; below it lies one of broken symmetry
+    assert low.rung == "unrestricted"
+    assert low.checks["s_squared"] == pytest.approx(1.0, abs=0.02)
+    assert low.checks["restricted_above_hartree"] > 0.01
+    assert high.energy < low.energy - 0.2
 
 
 def test_doublet_is_the_default_of_an_odd_number_of_electrons(reference):
@@ -179,8 +183,43 @@ def test_charge_takes_an_electron_away(reference):
     assert ionised.checks["s_squared"] == pytest.approx(0.75, abs=0.02)
 
 
-def test_label_says_how_it_was_found(reference):
-    label = reference.label(molecule("H2O"))
+def test_unstable_restricted_singlet_is_refused_where_no_other_may_be_taken(fresh):
+    atoms = molecule("O2")
+    atoms.info["spin"] = 1
+    with pytest.raises(MultireferenceSuspected, match="multireference suspected") as caught:
+        fresh(when_unstable="reject").label(atoms)
+    assert caught.value.details["checks"]["stability_hartree"] < -0.002
+
+
+def test_stretched_bond_gets_the_unrestricted_state_without_being_told(reference):
+    label = reference.label(Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.6]]))
+    assert label.rung == "unrestricted"
+    assert label.checks["restricted_above_hartree"] > 1e-5
+    assert 0 < label.checks["s_squared"] < 1
+
+
+def test_next_step_starts_warm_and_gets_the_label_a_cold_start_gets(fresh):
+    atoms = molecule("CH3OH")
+    warm, cold = fresh(), fresh(warm_start=False)
+    warm.label(atoms)
+    atoms.rattle(0.01, seed=1)
+    one, other = warm.label(atoms), cold.label(atoms)
+    assert (one.rung, other.rung) == ("warm", "diis")
+    assert one.checks["cycles"] < other.checks["cycles"]
+    assert one.energy == pytest.approx(other.energy, abs=1e-5)
+    np.testing.assert_allclose(one.forces, other.forces, atol=5e-4)
+
+
+def test_sampled_warm_label_is_compared_with_a_cold_one(fresh):
+    reference = fresh(cold_share=1.0)
+    atoms = molecule("H2O")
+    assert "warm_above_cold_ev" not in reference.label(atoms).checks
+    atoms.rattle(0.01, seed=1)
+    assert abs(reference.label(atoms).checks["warm_above_cold_ev"]) < 1e-5
+
+
+def test_label_says_how_it_was_found(fresh):
+    label = fresh().label(molecule("H2O"))
     assert label.rung == "diis"
     assert label.checks["cycles"] >= 3
     assert 5 < label.checks["gap_ev"] < 20
@@ -222,6 +261,12 @@ def test_level_that_pyscf_cannot_solve_is_refused_at_once(changes):
         PySCFReference(dataclasses.replace(LEVEL, **changes))
 
 
+@pytest.mark.parametrize("solvent", ["water", "ddcosmo:78", "c-pcm:water", "smd:", "ief-pcm:0.5"])
+def test_solvent_without_reliable_gradients_is_refused_at_once(solvent):
+    with pytest.raises(InputError, match="cannot be used"):
+        PySCFReference(dataclasses.replace(LEVEL, solvent=solvent))
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -258,7 +303,13 @@ def test_scf_that_never_converges_is_a_typed_failure_with_its_history(fresh):
     with pytest.raises(ReferenceNotConverged, match="did not converge for HLi") as caught:
         fresh(level).label(molecule("LiH"))
     history = caught.value.details["not_converged"]
-    assert [line.split(":")[0] for line in history] == ["diis", "level_shift", "second_order"]
+    assert [line.split(":")[0] for line in history] == [
+        "diis",
+        "other_guess",
+        "level_shift",
+        "second_order",
+        "smearing",
+    ]
 
 
 # How it dies
@@ -390,9 +441,12 @@ def test_worker_ends_when_its_parent_is_killed_in_the_middle_of_an_scf():
     worker = None
     try:
         worker = wait_for(lambda: in_scf(parent.pid), seconds=60)
+        scratch = Path(environment_of(worker)["HYBRID_CALC_SCRATCH"])
+        assert scratch.is_dir()
         parent.kill()
         parent.wait()
         wait_for(lambda: not alive(worker), seconds=5)
+        assert not scratch.exists()
     finally:
         parent.kill()
         parent.wait()

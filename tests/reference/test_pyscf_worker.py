@@ -10,7 +10,8 @@ import pytest
 
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
-from hybrid_calc.reference.pyscf_worker import build_field, build_molecule, solve
+from hybrid_calc.reference.pyscf_fields import build_field, build_molecule
+from hybrid_calc.reference.pyscf_worker import solve
 
 pytest.importorskip("pyscf")
 
@@ -35,6 +36,12 @@ def request_of(level, *, charge=0, multiplicity=1):
         "multiplicity": multiplicity,
         "level": level.to_dict(),
         "max_memory_mb": 500,
+        "warm_start": True,
+        "cold_share": 0.0,
+        "seed": 0,
+        "doubtful": False,
+        "stability": "auto",
+        "allow_unrestricted": True,
     }
 
 

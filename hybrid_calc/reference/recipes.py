@@ -1,0 +1,114 @@
+"""Levels of theory by name: what each is for, and what was measured.
+
+A recipe is a level, the committee it matches, and the evidence.  Its
+``-strict`` variant has a finer grid and a tighter SCF for the same physics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hybrid_calc.reference.level import LevelOfTheory
+
+STRICT = "-strict"
+STRICT_GRID = 5
+STRICT_CONVERGENCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A level of theory with a name.
+
+    Attributes
+    ----------
+    name
+        What settings call it.
+    level
+        What is solved.
+    matches
+        The committee whose training data are of this physics; empty for none.
+    evidence
+        What the match and the numerics were checked against.
+    """
+
+    name: str
+    level: LevelOfTheory
+    matches: str = ""
+    evidence: str
+
+
+def _dft(functional: str, basis: str, *, cart: bool = False, dispersion: str = "") -> LevelOfTheory:
+    return LevelOfTheory(
+        program="pyscf",
+        functional=functional,
+        basis=basis,
+        cart=cart,
+        dispersion=dispersion,
+        auxiliary_basis="auto",
+        grid_level=3,
+        convergence_hartree=1e-7,
+        project_net_force=True,
+    )
+
+
+_LOOSE = (
+    Recipe(
+        name="ani-1x",
+        level=_dft("wb97x", "6-31g*", cart=True),
+        matches="ANI-1x",
+        evidence="Cartesian d functions: ethanol agrees with ANI-1x's own energies to 4 meV, and "
+        "is 61 meV off with spherical ones. Against the tight solution, on 10 steps at 300 K "
+        "(benchmarks/reference.py): forces within 0.8 (water), 4.9 (malonaldehyde) and "
+        "3.2 meV/A (toluene), relative energies within 0.4 meV.",
+    ),
+    Recipe(
+        name="mace-off",
+        level=_dft("wb97m-d3bj", "def2-tzvppd", dispersion="d3bj"),
+        matches="MACE-OFF (SPICE)",
+        evidence="SPICE was computed by Psi4 at wB97M-D3BJ/def2-TZVPPD; wB97M-V differs by "
+        "1.2 eV for ethanol, so the dispersion is no detail.",
+    ),
+    Recipe(
+        name="rmd17",
+        level=_dft("pbe", "def2-svp"),
+        matches="models of revised MD17",
+        evidence="The data set's paper states PBE/def2-SVP (ORCA); not compared with its numbers.",
+    ),
+    Recipe(
+        name="pbe-d3",
+        level=_dft("pbe", "def2-svp", dispersion="d3bj"),
+        matches="models of the acetylacetone data set",
+        evidence="Becke-Johnson damping, by measurement: four of its test frames at 300 and "
+        "600 K against ORCA differ in relative energy by 0.5 meV and in forces by 1 to 2 meV/A "
+        "(rms); zero damping by 9.9 meV and 6 to 7 meV/A, none by 10 meV and 5 meV/A "
+        "(benchmarks/damping.py).",
+    ),
+    Recipe(
+        name="balanced",
+        level=_dft("wb97m-d3bj", "def2-svp", dispersion="d3bj"),
+        evidence="The functional of mace-off in a smaller basis; matches no published committee.",
+    ),
+    Recipe(
+        name="fast",
+        level=_dft("b97m-d3bj", "def2-svp", dispersion="d3bj"),
+        evidence="No exact exchange: the cheapest of the list. Too low for barriers, as "
+        "semi-local functionals are.",
+    ),
+)
+
+
+def _strict(recipe: Recipe) -> Recipe:
+    return replace(
+        recipe,
+        name=recipe.name + STRICT,
+        level=replace(recipe.level, grid_level=STRICT_GRID, convergence_hartree=STRICT_CONVERGENCE),
+        evidence=f"Grid {STRICT_GRID} and {STRICT_CONVERGENCE:g} hartree. {recipe.evidence}",
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for each in _LOOSE for recipe in (each, _strict(each))
+}
+
+ANI_1X_LEVEL = RECIPES["ani-1x"].level
+"""wB97X/6-31G(d) with Cartesian d functions, the level ANI-1x was trained on."""

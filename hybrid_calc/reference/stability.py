@@ -1,0 +1,195 @@
+"""Whether a converged SCF is a minimum, and what lies below it where it is not.
+
+Runs inside the PySCF worker.  A stretched bond converges, restricted, in a
+dozen cycles to a state that is stable among restricted ones and eV above the
+unrestricted one; neither convergence nor the gap shows it.  The lowest
+eigenvalue of the triplet Hessian does (Seeger and Pople 1977).  Its sign is
+all that is wanted, so it is computed on a coarse grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_calc.reference.ladder import ScfOutcome, complaint_about, outcome_of
+
+PROBE_GRID = 1
+UNSTABLE_HARTREE = -2e-3
+"""Eigenvalue below which a state is unstable; nearer zero there is little to gain below it."""
+
+LOWER_HARTREE = 1e-6
+"""Energy by which another state must be lower to be another state."""
+
+MAX_DESCENTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of a state whose stability was examined.
+
+    Attributes
+    ----------
+    outcome
+        The state that stands.
+    rejection
+        Why no label may be made of it; empty where one may.
+    checks
+        Numbers for the label: ``stability_hartree``, ``restricted_above_ev``.
+    """
+
+    outcome: ScfOutcome
+    rejection: str = ""
+    checks: dict[str, float]
+
+
+def examine(
+    outcome: ScfOutcome, make_unrestricted: Callable[[], Any], *, allow_unrestricted: bool
+) -> Verdict:
+    """Examine a converged state and go down where it is not a minimum.
+
+    Parameters
+    ----------
+    outcome
+        Of the ladder.
+    make_unrestricted
+        Builds a fresh unrestricted mean field of the same level.
+    allow_unrestricted
+        Replace an unstable restricted singlet by the unrestricted state
+        below it; else reject it.
+    """
+    if np.ndim(outcome.field.mo_occ) == 2:
+        return _descend(outcome, "internal_instability", {})
+    lowest, rotation = external_root(outcome.field)
+    checks = {"stability_hartree": lowest}
+    if lowest > UNSTABLE_HARTREE:
+        return Verdict(outcome=outcome, checks=checks)
+    if not allow_unrestricted:
+        return _rejected(outcome, checks, f"triplet Hessian {lowest:.3f} hartree")
+    field = make_unrestricted()
+    orbitals = outcome.field.mo_coeff
+    half = outcome.field.mo_occ / 2
+    turned = rotated(orbitals, outcome.field.mo_occ, rotation)
+    field.kernel(dm0=field.make_rdm1((turned, orbitals), (half, half)))
+    complaint = complaint_about(field)
+    if not complaint and field.e_tot > outcome.field.e_tot - LOWER_HARTREE:
+        complaint = "the unrestricted state fell back to the restricted one"
+    if complaint:
+        return _rejected(outcome, checks, complaint)
+    below = outcome_of(
+        field,
+        rung="unrestricted",
+        history=(*outcome.history, f"{outcome.rung}: restricted state is unstable"),
+        cycles=outcome.cycles + int(field.cycles),
+    )
+    checks["restricted_above_hartree"] = float(outcome.field.e_tot - field.e_tot)
+    return _descend(below, "unrestricted", checks)
+
+
+def external_root(field: Any) -> tuple[float, NDArray[np.float64]]:
+    """Return the lowest eigenvalue of a restricted state's triplet Hessian, hartree.
+
+    And its eigenvector: a rotation of empty into occupied orbitals, shape (V, O).
+    """
+    from pyscf import lib
+
+    probe = _on_coarse_grid(field)
+    occupied = field.mo_coeff[:, field.mo_occ > 0]
+    empty = field.mo_coeff[:, field.mo_occ == 0]
+    shape = (empty.shape[1], occupied.shape[1])
+    if 0 in shape:
+        return 0.0, np.zeros(shape)
+    energies = field.mo_energy
+    differences = energies[field.mo_occ == 0][:, None] - energies[field.mo_occ > 0]
+    response = probe.gen_response(singlet=False, hermi=1)
+
+    def multiply(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = vector.reshape(shape)
+        change = empty @ (2 * x) @ occupied.T
+        back = empty.T @ response(change + change.T) @ occupied
+        return np.asarray((differences * x + back).ravel())
+
+    diagonal = differences.ravel()
+
+    def precondition(residual: Any, value: float, _: Any) -> Any:
+        below = diagonal - value
+        below[np.abs(below) < 1e-8] = 1e-8
+        return residual / below
+
+    value, vector = lib.davidson(
+        multiply, _starts(diagonal), precondition, tol=1e-4, max_cycle=30, nroots=1, verbose=0
+    )
+    return float(np.ravel(value)[0]), np.asarray(vector).reshape(shape)
+
+
+def rotated(
+    orbitals: NDArray[np.float64],
+    occupations: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return orbitals turned along a rotation of shape (V, O)."""
+    from scipy.linalg import expm
+
+    generator = np.zeros((len(occupations), len(occupations)))
+    generator[np.ix_(occupations == 0, occupations > 0)] = rotation
+    return np.asarray(orbitals @ expm(generator - generator.T))
+
+
+def _descend(outcome: ScfOutcome, rung: str, checks: dict[str, float]) -> Verdict:
+    """Follow internal instabilities of an unrestricted state down to a minimum."""
+    for _ in range(MAX_DESCENTS):
+        field = outcome.field
+        if any(_is_full_or_empty(filled) for filled in field.mo_occ):
+            break  # nothing to turn: the hydrogen atom
+        orbitals, _, stable, _ = _on_coarse_grid(field).stability(return_status=True)
+        checks["internally_stable"] = float(stable)
+        if stable:
+            break
+        lower = field.copy()
+        lower.kernel(dm0=field.make_rdm1(orbitals, field.mo_occ))
+        if complaint_about(lower):
+            return _rejected(outcome, checks, f"below it: {complaint_about(lower)}")
+        if lower.e_tot > field.e_tot - LOWER_HARTREE:
+            checks["internally_stable"] = 1.0  # the coarse grid's word against the energy's
+            break
+        outcome = outcome_of(
+            lower,
+            rung=rung,
+            history=(*outcome.history, f"{outcome.rung}: a lower state was found"),
+            cycles=outcome.cycles + int(lower.cycles),
+        )
+    else:
+        return _rejected(outcome, checks, f"still unstable after {MAX_DESCENTS} descents")
+    return Verdict(outcome=outcome, checks=checks)
+
+
+def _rejected(outcome: ScfOutcome, checks: dict[str, float], why: str) -> Verdict:
+    return Verdict(outcome=outcome, checks=checks, rejection=f"multireference suspected: {why}")
+
+
+def _on_coarse_grid(field: Any) -> Any:
+    probe = field.copy()
+    if getattr(probe, "grids", None) is not None:
+        probe.grids = type(probe.grids)(probe.mol)
+        probe.grids.level = PROBE_GRID
+    return probe
+
+
+def _starts(diagonal: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return start vectors of no particular symmetry near the lowest excitations."""
+    random = np.random.default_rng(0)
+    starts = []
+    for place in np.argsort(diagonal)[:3]:
+        vector = 0.02 * random.normal(size=len(diagonal)) / np.maximum(diagonal, 0.1)
+        vector[place] += 1.0
+        starts.append(vector / np.linalg.norm(vector))
+    return starts
+
+
+def _is_full_or_empty(occupations: NDArray[np.float64]) -> bool:
+    filled = np.asarray(occupations) > 0
+    return bool(filled.all() or not filled.any())
