@@ -272,7 +272,7 @@ class PySCFSettings(_Settings):
     max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")
     wall_limit_s: float = Field(3600.0, gt=0, description="Time for one label, s.")
     warm_start: bool = Field(
-        True,
+        False,
         description="Start from the densities of geometries before: labels then depend on them "
         "within the SCF's convergence, and a resumed run is no longer the same to the bit.",
     )

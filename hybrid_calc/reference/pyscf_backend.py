@@ -89,8 +89,9 @@ class PySCFReference:
     wall_limit_s
         Time for one label, after which the worker is killed, s.
     warm_start
-        Start from the densities of geometries before.  Labels then depend on
-        what came before within the SCF's convergence.
+        Start from the densities of geometries before, in half the cycles or
+        less.  Labels then depend on what came before within the SCF's
+        convergence, and a resumed run is no longer the same to the bit.
     cold_share
         Share of warm-started labels that are solved cold as well; a lower
         state found so replaces the label and is warned about.
@@ -117,7 +118,7 @@ class PySCFReference:
         threads: int = 1,
         max_memory_mb: int = 4000,
         wall_limit_s: float = 3600.0,
-        warm_start: bool = True,
+        warm_start: bool = False,
         cold_share: float = 0.03,
         stability: Stability = "auto",
         when_unstable: WhenUnstable = "unrestricted",

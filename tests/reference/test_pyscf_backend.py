@@ -200,7 +200,7 @@ def test_stretched_bond_gets_the_unrestricted_state_without_being_told(reference
 
 def test_next_step_starts_warm_and_gets_the_label_a_cold_start_gets(fresh):
     atoms = molecule("CH3OH")
-    warm, cold = fresh(), fresh(warm_start=False)
+    warm, cold = fresh(warm_start=True), fresh()
     warm.label(atoms)
     atoms.rattle(0.01, seed=1)
     one, other = warm.label(atoms), cold.label(atoms)
@@ -211,7 +211,7 @@ def test_next_step_starts_warm_and_gets_the_label_a_cold_start_gets(fresh):
 
 
 def test_sampled_warm_label_is_compared_with_a_cold_one(fresh):
-    reference = fresh(cold_share=1.0)
+    reference = fresh(warm_start=True, cold_share=1.0)
     atoms = molecule("H2O")
     assert "warm_above_cold_ev" not in reference.label(atoms).checks
     atoms.rattle(0.01, seed=1)
