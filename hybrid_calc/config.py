@@ -283,9 +283,9 @@ class PySCFSettings(_Settings):
         description="Share of warm-started labels solved cold as well, to detect a locked state.",
     )
     stability: Literal["auto", "always", "never"] = Field(
-        "auto",
+        "never",
         description="Whether to ask if the state is a minimum; auto: where bonds look broken, "
-        "gaps are small, shells open.",
+        "gaps are small, shells open. Each question costs one to three times the SCF.",
     )
     when_unstable: Literal["unrestricted", "reject"] = Field(
         "unrestricted",

@@ -98,7 +98,9 @@ class PySCFReference:
     stability
         When to ask whether the state is a minimum: ``auto`` where bonds look
         broken, the gap is small, the molecule has open shells, or the first
-        rung of the ladder failed.
+        rung of the ladder failed.  ``never`` stays with the state that a
+        committee of closed shells was trained on, at a third of the cost or less
+        where bonds break.
     when_unstable
         ``unrestricted`` takes the unrestricted state below an unstable
         restricted singlet; ``reject`` refuses the label.
@@ -120,7 +122,7 @@ class PySCFReference:
         wall_limit_s: float = 3600.0,
         warm_start: bool = False,
         cold_share: float = 0.03,
-        stability: Stability = "auto",
+        stability: Stability = "never",
         when_unstable: WhenUnstable = "unrestricted",
         seed: int = 0,
     ) -> None:

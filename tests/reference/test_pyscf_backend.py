@@ -129,7 +129,7 @@ def others():
 
 @pytest.fixture(scope="module")
 def reference():
-    reference = PySCFReference(LEVEL)
+    reference = PySCFReference(LEVEL, stability="auto")
     yield reference
     reference.close()
 
@@ -187,7 +187,7 @@ def test_unstable_restricted_singlet_is_refused_where_no_other_may_be_taken(fres
     atoms = molecule("O2")
     atoms.info["spin"] = 1
     with pytest.raises(MultireferenceSuspected, match="multireference suspected") as caught:
-        fresh(when_unstable="reject").label(atoms)
+        fresh(stability="auto", when_unstable="reject").label(atoms)
     assert caught.value.details["checks"]["stability_hartree"] < -0.002
 
 
