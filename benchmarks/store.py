@@ -253,6 +253,9 @@ def size_figures(count: int) -> dict[str, float]:
     store = FrameStore(path)
     for record in frames(10, seed=1):
         store.append(record)
+    written = sum(file.stat().st_size for file in folder.rglob("*.journal"))
+    figures[f"journal_kb_per_frame_{count}"] = written / 10 / 1e3
+    figures[f"file_kb_per_frame_{count}"] = figures[f"file_mb_{count}"] / count * 1e3
     start = time.perf_counter()
     store.compact()
     figures[f"compact_s_{count}"] = time.perf_counter() - start
