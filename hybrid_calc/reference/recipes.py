@@ -79,8 +79,8 @@ _LOOSE = (
         level=_dft("pbe", "def2-svp", dispersion="d3bj"),
         matches="models of the acetylacetone data set",
         evidence="Becke-Johnson damping, by measurement: four of its test frames at 300 and "
-        "600 K against ORCA differ in relative energy by 0.5 meV and in forces by 1 to 2 meV/A "
-        "(rms); zero damping by 9.9 meV and 6 to 7 meV/A, none by 10 meV and 5 meV/A "
+        "600 K against ORCA differ in relative energy by 0.2 meV and in forces by 1.3 meV/A "
+        "(rms); zero damping by 9.4 meV and 7.0 meV/A, none by 10.3 meV and 5.1 meV/A "
         "(benchmarks/damping.py).",
     ),
     Recipe(
