@@ -58,3 +58,12 @@ class RunSettings(Settings):
     md: MdSettings = Field(MdSettings(), description="For task md.")
     relax: AseRelaxSettings = Field(AseRelaxSettings(), description="For task relax.")
     neb: AseNebSettings = Field(AseNebSettings(), description="For task neb.")
+
+
+class LabelSettings(Settings):
+    """A label farm: what of a job it needs."""
+
+    reference: ReferenceSettings = Field(
+        PySCFSettings(), description="Who labels, and where: reference.executor."
+    )
+    flags: FlagLimits = Field(FlagLimits(), description="Limits of the flags, for the regimes.")
