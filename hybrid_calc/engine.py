@@ -25,15 +25,18 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
-from hybrid_calc.committee.spread import energy_spread_per_atom, force_spread, max_force_error
+from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import PredictionFailed, ReferenceFailed
 from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
+from hybrid_calc.gate.control import Streak
 from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
+from hybrid_calc.gate.signals import observe
 from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import CarefulReference, Label, Reference
 from hybrid_calc.store.frames import FrameStore
@@ -56,6 +59,8 @@ class Step:
         What the committee said, None where it could not.
     flags
         What physics said.
+    observation
+        Everything the gate knew.
     regime
         Kind of geometry.
     decision
@@ -85,6 +90,7 @@ class Step:
     index: int
     prediction: Prediction | None
     flags: FlagReport
+    observation: Observation
     regime: Regime
     decision: Decision
     source: Source
@@ -121,9 +127,11 @@ class Step:
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
             "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],
             "flags": [str(flag) for flag in self.flags.flags],
-            "spread": None if math.isnan(decision.spread) else decision.spread,
-            "factor": decision.factor,
+            "spread": _number(decision.spread),
+            "factor": _number(decision.factor),
+            "score": _number(decision.score),
             "threshold": decision.threshold,
+            "standing": decision.standing,
             "trusted_neighbours": decision.trust.neighbours,
             "audit_probability": decision.audit_probability,
             "labelled": self.label is not None,
@@ -185,6 +193,8 @@ class Trajectory:
     parent
         Content hash of the last frame of this trajectory that was stored;
         empty before the first.
+    streak
+        Whether the committee was uncertain a few steps ago.
     last
         Bytes of the geometry looked at last, with what was seen; a geometry
         asked again at once, after an error say, is not looked at twice.
@@ -195,6 +205,7 @@ class Trajectory:
     difference: float = 0.0
     jump_sum: float = 0.0
     parent: str = ""
+    streak: Streak = field(default_factory=Streak)
     last: tuple[tuple[bytes, ...], Survey] | None = None
 
     def survey(self, atoms: Atoms, key: tuple[bytes, ...]) -> Survey:
@@ -235,6 +246,7 @@ class Trajectory:
             "difference": self.difference,
             "jump_sum": self.jump_sum,
             "parent": self.parent,
+            "streak": self.streak.calm,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -243,6 +255,7 @@ class Trajectory:
         self.source = None if state["source"] is None else Source(state["source"])
         self.difference, self.jump_sum = state["difference"], state["jump_sum"]
         self.parent = state.get("parent", "")
+        self.streak.calm = state.get("streak")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -337,6 +350,7 @@ class Engine:
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
+        gate.bind(committee.info.identity)
 
     def new_trajectory(self) -> Trajectory:
         """Return an empty memory for one more trajectory."""
@@ -471,17 +485,19 @@ class Engine:
         with _timed(seconds, "gate"):
             regime = classify(composition, survey.report, self.limits)
             wanted = wanted or self._unaligned(composition, prediction)
-            decision = self.gate.decide(prediction, survey, regime, wanted=wanted)
+            novelty = self._novelty(atoms, prediction)
+            observation = observe(prediction, survey, regime, novelty=novelty)
+            decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
         label = None
         if decision.source is Source.REFERENCE:
             with _timed(seconds, "reference"):
-                label = self._label(atoms, trajectory, prediction, survey, decision)
+                label = self._label(atoms, trajectory, prediction, observation, decision)
         with _timed(seconds, "gate"):
             step = self._settle(
                 composition,
                 trajectory=trajectory,
                 prediction=prediction,
-                survey=survey,
+                observation=observation,
                 decision=decision,
                 label=label,
                 seconds=seconds,
@@ -515,12 +531,19 @@ class Engine:
             )
             return None, Survey(report=report, fingerprint=survey.fingerprint)
 
+    def _novelty(self, atoms: Atoms, prediction: Prediction | None) -> NDArray[np.float64] | None:
+        """Return how far each atom is from the training data, None where nobody knows."""
+        calibration = self.gate.usable_calibration
+        if calibration is None or prediction is None or prediction.descriptors is None:
+            return None
+        return calibration.novelty(prediction.descriptors, atoms.numbers)
+
     def _label(
         self,
         atoms: Atoms,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
     ) -> Label | None:
         """Return the label, from the store where it is known; None where failure is tolerated."""
@@ -531,7 +554,8 @@ class Engine:
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
-            if isinstance(self.reference, CarefulReference) and survey.report.of(Severity.REGIME):
+            doubtful = observation.report.of(Severity.REGIME)
+            if isinstance(self.reference, CarefulReference) and doubtful:
                 return self.reference.label_doubtful(atoms)
             return self.reference.label(atoms)
         except ReferenceFailed as error:
@@ -540,11 +564,11 @@ class Engine:
                 atoms,
                 trajectory=trajectory,
                 prediction=prediction,
-                survey=survey,
+                observation=observation,
                 decision=decision,
                 error=error,
             )
-            hard = survey.report.of(Severity.HARD)
+            hard = observation.report.of(Severity.HARD)
             tolerated = self.gate.settings.when_reference_fails == "continue"
             if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
                 raise
@@ -556,7 +580,7 @@ class Engine:
         *,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
         label: Label | None,
         seconds: dict[str, float],
@@ -569,7 +593,7 @@ class Engine:
             difference = zero.of_reference(label) - zero.of_committee(prediction)
             force_error = max_force_error(prediction.mean_forces, label.forces)
             energy_error = -difference
-            good = self.gate.learn(decision, survey, force_error, energy_error)
+            good = self.gate.learn(decision, observation, force_error, energy_error)
         if label is not None and not (decision.is_audit and good):
             source = Source.REFERENCE
             energy, forces, stress = zero.of_reference(label), label.forces, label.stress
@@ -586,7 +610,8 @@ class Engine:
         return Step(
             index=self.tally.geometries,
             prediction=prediction,
-            flags=survey.report,
+            flags=observation.report,
+            observation=observation,
             regime=decision.regime,
             decision=decision,
             source=source,
@@ -648,7 +673,7 @@ class Engine:
         return "the energy zeros of committee and reference are not aligned yet"
 
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
-        meta = step.to_dict() | _evidence(step.decision, step.prediction)
+        meta = step.to_dict() | _evidence(step.decision, step.observation)
         meta |= self._provenance(trajectory)
         del meta["seconds"]
         return Record.of(
@@ -665,7 +690,7 @@ class Engine:
         *,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
         error: ReferenceFailed,
     ) -> None:
@@ -675,10 +700,10 @@ class Engine:
         meta = {
             "regime": str(decision.regime),
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
-            "flags": [str(flag) for flag in survey.report.flags],
+            "flags": [str(flag) for flag in observation.report.flags],
             "audit_probability": decision.audit_probability,
             "details": error.details,
-        } | _evidence(decision, prediction)
+        } | _evidence(decision, observation)
         self.store.append(
             Record.of(
                 atoms,
@@ -713,24 +738,20 @@ class Engine:
             tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
 
 
-def _evidence(decision: Decision, prediction: Prediction | None) -> dict[str, Any]:
-    """Return what a decision rested on: the committee's signals and validated frames nearby."""
+def _evidence(decision: Decision, observation: Observation) -> dict[str, Any]:
+    """Return what a decision rested on: what the gate saw, and validated frames nearby."""
     trust = decision.trust
-    signals: dict[str, Any] = {}
-    if prediction is not None and len(prediction.energies) > 1:
-        spread = force_spread(prediction.forces)
-        signals = {
-            "force_spread": float(spread.max()),
-            "worst_atom": int(spread.argmax()),
-            "energy_spread_per_atom": energy_spread_per_atom(prediction.energies, len(spread)),
-        }
     nearest = trust.nearest if math.isfinite(trust.nearest) else None
     evidence = {
         "neighbours": trust.neighbours,
         "nearest": nearest,
         "worst_error": trust.worst_error,
     }
-    return {"signals": signals, "evidence": evidence}
+    seen = observation.to_dict()
+    signals = seen["signals"]
+    if "force_spread" in observation.worst_atoms:
+        signals = signals | {"worst_atom": observation.worst_atoms["force_spread"]}
+    return {"observation": seen, "signals": signals, "evidence": evidence}
 
 
 class _timed:  # noqa: N801 - reads as a function; a generator would cost five times as much
@@ -747,6 +768,11 @@ class _timed:  # noqa: N801 - reads as a function; a generator would cost five t
     def __exit__(self, *exception: object) -> None:
         spent = time.perf_counter() - self._start
         self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + spent
+
+
+def _number(value: float) -> float | None:
+    """Return a finite number, or None, which JSON knows."""
+    return value if math.isfinite(value) else None
 
 
 def _versions() -> dict[str, str]:
