@@ -117,7 +117,7 @@ class ScopeEntry:
         """Return everything as JSON-able data."""
         data = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         return data | {
-            "regime": regime_to_dict(self.regime),
+            "regime": self.regime.to_dict(),
             "molecules": list(self.molecules),
             "force_quantiles": list(self.force_quantiles),
             "energy_quantiles": list(self.energy_quantiles),
@@ -369,16 +369,6 @@ def band_of(temperature: float | None) -> tuple[float | None, float | None]:
     ends: Sequence[float | None] = (None, *BANDS_KELVIN, None)
     place = sum(temperature > end for end in BANDS_KELVIN)
     return ends[place], ends[place + 1]
-
-
-def regime_to_dict(regime: Regime) -> dict[str, Any]:
-    """Return a regime as JSON-able data; the arguments of a new one."""
-    return {
-        "name": regime.name,
-        "elements": regime.elements,
-        "charge": regime.charge,
-        "multiplicity": regime.multiplicity,
-    }
 
 
 def _quantiles(
