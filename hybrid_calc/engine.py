@@ -33,6 +33,7 @@ from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.control import Streak
 from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
@@ -124,6 +125,7 @@ class Step:
             "index": self.index,
             "source": self.source.value,
             "regime": str(self.regime),
+            "mean_temperature": self.flags.mean_temperature,
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
             "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],
             "flags": [str(flag) for flag in self.flags.flags],
@@ -675,6 +677,9 @@ class Engine:
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
         meta = step.to_dict() | _evidence(step.decision, step.observation)
         meta |= self._provenance(trajectory)
+        meta["least_label_probability"] = least_label_probability(
+            self.gate.settings, step.decision
+        )
         del meta["seconds"]
         return Record.of(
             atoms,

@@ -29,7 +29,29 @@ from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError
 from hybrid_calc.gate.calibration import decorrelated_places
+from hybrid_calc.gate.policy import Decision
 from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.settings import GateSettings
+
+
+def least_label_probability(settings: GateSettings, decision: Decision) -> float:
+    """Return with what probability any geometry of this regime is labelled, at least.
+
+    It is recorded with every frame: labels alone do not show what could not
+    be labelled.
+
+    Parameters
+    ----------
+    settings
+        Of the gate.
+    decision
+        About one geometry of the regime.
+    """
+    if settings.budget is not None and settings.when_budget_ends == "continue":
+        return 0.0  # what the rest of the budget cannot pay for passes unlabelled
+    if "unseen" in settings.policies and not settings.trust and not decision.validated:
+        return 1.0
+    return decision.audit_probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

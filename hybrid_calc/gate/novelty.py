@@ -144,7 +144,7 @@ class _Layout:
             squares = np.einsum("nd,nd->n", deviation, deviation)
             squares *= self.off_weights
             squares += along.sum(axis=1)
-            return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
+            return np.asarray(np.sqrt(np.maximum(squares, 0)))
 
 
 class Novelty:

@@ -38,7 +38,10 @@ KNOWN_REGIMES = ("equilibrium", "warm", "hot", "high-energy", "reactive", "clash
 """Kinds of geometry that a card names where it has no frame of them."""
 NOISE_FACTOR = 3.0
 """A tolerance below so many times the label noise means nothing."""
-NONMETALS = frozenset("H He B C N O F Ne Si P S Cl Ar Ge As Se Br Kr Te I Xe At Rn".split())
+NONMETALS = frozenset(
+    {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "As", "Se", "Br",
+     "Kr", "Te", "I", "Xe", "At", "Rn"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,8 +55,8 @@ def calibrate_regimes(
         here = frames.of_regime(regime)
         here = here.take(~np.isnan(here.signals[SPREAD]))
         if len(here):
-            score, fitted = _score(regime, fitting, here, tolerances, random)
-            entries.append(_entry(regime, here, score, fitted, missed_share, tolerances))
+            scored = _score(regime, fitting, here, tolerances, random)
+            entries.append(_entry(here, scored, missed_share, tolerances))
     return tuple(entries)
 
 
@@ -98,13 +98,12 @@ def _score(
 
 
 def _entry(
-    regime: Regime,
     frames: LabelledFrames,
-    score: Score,
-    fitted: bool,
+    scored: tuple[Score, bool],
     missed_share: float,
     tolerances: tuple[float, float],
 ) -> RegimeEntry:
+    score, fitted = scored
     thin = frames.evenly_weighted().thinned(*tolerances)
     heaviest = thin.weight_limit
     scores = score.probabilities(thin.signals)
@@ -114,7 +113,7 @@ def _entry(
     asked = np.ones(len(thin), dtype=bool) if threshold is None else scores >= threshold
     novelty = thin.signals.get("novelty", np.array([np.nan]))
     return RegimeEntry(
-        regime=regime,
+        regime=frames.regimes[0],
         score=score,
         fitted=fitted,
         threshold=threshold,

@@ -59,8 +59,8 @@ def test_its_probabilities_are_shares_of_bad_frames():
 def test_more_of_a_signal_never_looks_better(spread, novelty, factor):
     score = FITTED
     here = {SPREAD: spread, "novelty": novelty}
-    for name in here:
-        assert score.probability({**here, name: here[name] * factor}) >= score.probability(here)
+    for name, value in here.items():
+        assert score.probability({**here, name: value * factor}) >= score.probability(here)
 
 
 @given(st.sampled_from([SPREAD, "novelty"]), positive)
