@@ -369,9 +369,7 @@ class Engine:
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
         meta = step.to_dict() | evidence_of(step.decision, step.observation)
         meta |= self._provenance(trajectory)
-        meta["least_label_probability"] = least_label_probability(
-            self.gate.settings, step.decision
-        )
+        meta["least_label_probability"] = least_label_probability(self.gate.settings, step.decision)
         del meta["seconds"]
         return Record.of(
             atoms,

@@ -199,6 +199,7 @@ BAD_VALUES = [
     ("gate.when_budget_ends", "pay"),
     ("gate.when_reference_fails", "cry"),
     ("gate.outside_domain", "guess"),
+    ("gate.calibration", 3),
     ("gate.seed", -1),
     ("flags.close_contact_ratio", 1),
     ("flags.bonded_ratio", 1),

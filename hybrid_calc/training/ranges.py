@@ -84,9 +84,7 @@ def fit_novelty(frames: Sequence[Atoms], committee: Committee) -> Novelty | None
     return Novelty.fit(numbers, descriptors) if numbers else None
 
 
-def _descriptors(
-    frames: list[Atoms], committee: Committee
-) -> list[NDArray[np.float64] | None]:
+def _descriptors(frames: list[Atoms], committee: Committee) -> list[NDArray[np.float64] | None]:
     try:
         return [answer.descriptors for answer in committee.predict_many(frames)]
     except (PredictionFailed, InputError):
