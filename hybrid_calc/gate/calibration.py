@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError
-from hybrid_calc.gate.audit import wilson_interval
+from hybrid_calc.gate.intervals import wilson_interval
 
 ROUNDING = 1e-9
 """Products such as 0.29 x 100 fall short of the whole number they are."""
