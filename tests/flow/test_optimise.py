@@ -55,8 +55,8 @@ def test_the_committee_alone_relaxes_to_its_own_minimum(optimiser):
 def test_a_relaxation_has_no_temperature_and_is_classed_by_its_geometry():
     atoms, _ = relax(BFGS, hybrid())
     assert atoms.calc.last_step.flags.mean_temperature is None
-    # Lennard-Jones closes water's angle to 60 degrees
-    assert atoms.calc.last_step.flags.names == ("strained_angle",)
+    # Lennard-Jones pulls the O-H bonds to its own length
+    assert atoms.calc.last_step.flags.names == ("strained_bond",)
     assert atoms.calc.last_step.regime.name == "high-energy"
 
 
