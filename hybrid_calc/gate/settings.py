@@ -7,6 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hybrid_calc.errors import SettingsError
+from hybrid_calc.gate.regime import RegimeRule, check_rules
+
 KCAL_PER_MOL = 0.0433641153
 """One kcal/mol in eV."""
 Policy = Literal["uncertain", "contradiction", "unseen", "audit"]
@@ -73,6 +76,9 @@ class GateSettings(BaseModel):
         description="Reasons to ask that are switched on, or a preset: uncertainty, "
         "contradiction, unseen (each with audits) or all.",
     )
+    regimes: tuple[RegimeRule, ...] = Field(
+        (), description="Regimes of your own, each a part of a parent."
+    )
     audit_probability: float = Field(
         0.03,
         ge=0.01,
@@ -130,6 +136,15 @@ class GateSettings(BaseModel):
         if value not in PRESETS:
             raise ValueError(f"known presets are {', '.join(PRESETS)}; or give a list of policies")
         return PRESETS[value]
+
+    @field_validator("regimes")
+    @classmethod
+    def _a_tree(cls, rules: tuple[RegimeRule, ...]) -> tuple[RegimeRule, ...]:
+        try:
+            check_rules(rules)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return rules
 
     @field_validator("factor_bounds")
     @classmethod
