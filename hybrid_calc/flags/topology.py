@@ -173,22 +173,3 @@ def count_fragments(bonded: NDArray[np.bool_], pairs: Pairs, atoms: int) -> int:
         (np.ones(len(chosen)), (pairs.first[chosen], pairs.second[chosen])), shape=(atoms, atoms)
     )
     return int(connected_components(matrix, directed=False, return_labels=False))
-
-
-def coordination(distances: NDArray[np.float64], pairs: Pairs, atoms: int) -> NDArray[np.float64]:
-    """Return the smooth number of neighbours of each atom, shape (N,).
-
-    Every other atom counts 1 / (1 + exp((r / (R_i + R_j) - 1.3) / 0.05)).
-
-    Parameters
-    ----------
-    distances
-        Of each pair, A, shape (P,).
-    pairs
-        Of the structure.
-    atoms
-        Number of atoms N.
-    """
-    counts = 1 / (1 + np.exp(np.clip((distances / pairs.radii_sum - 1.3) / 0.05, -50, 50)))
-    total = np.bincount(pairs.first, counts, atoms) + np.bincount(pairs.second, counts, atoms)
-    return np.asarray(total)

@@ -15,11 +15,20 @@ from typing import Any
 
 from ase.data import atomic_numbers
 
-from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.labelled import PERIODIC
+from hybrid_calc.gate.regime import (
+    CLASH,
+    EQUILIBRIUM,
+    HIGH_ENERGY,
+    HOT,
+    REACTIVE,
+    WARM,
+    Regime,
+)
 from hybrid_calc.gate.scope_entry import CONFIDENCE, ScopeEntry, band_of, many
 from hybrid_calc.gate.settings import KCAL_PER_MOL
 
-KNOWN_REGIMES = ("equilibrium", "warm", "hot", "high-energy", "reactive", "clash")
+KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH)
 """Kinds of geometry that a card names where it has no frame of them."""
 NOISE_FACTOR = 3.0
 """A tolerance below so many times the label noise means nothing."""
@@ -118,6 +127,8 @@ class ScopeCard:
         known = " ".join(sorted(elements, key=lambda symbol: atomic_numbers[symbol]))
         gaps.append(f"elements other than {known}" if known else "any element")
         molecules = sorted({formula for entry in good for formula in entry.molecules})
+        if not any(formula.endswith(PERIODIC) for formula in molecules):
+            gaps.append("periodic cells")
         if molecules:
             gaps.append(f"molecules other than {', '.join(molecules)}")
         return gaps
