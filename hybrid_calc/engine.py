@@ -34,6 +34,7 @@ from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
@@ -379,6 +380,7 @@ class Engine:
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
         meta = step.to_dict() | evidence_of(step.decision, step.observation)
         meta |= self._provenance(trajectory)
+        meta["least_label_probability"] = least_label_probability(self.gate.settings, step.decision)
         del meta["seconds"]
         return Record.of(
             atoms,

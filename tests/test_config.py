@@ -208,6 +208,7 @@ BAD_VALUES = [
     ("gate.when_budget_ends", "pay"),
     ("gate.when_reference_fails", "cry"),
     ("gate.outside_domain", "guess"),
+    ("gate.calibration", 3),
     ("gate.seed", -1),
     ("flags.close_contact_ratio", 1),
     ("flags.bonded_ratio", 1),
@@ -512,7 +513,9 @@ def test_every_value_in_the_file_is_the_default_unless_it_says_example():
     for text in every_option():
         for model, key, value, example in leaves(text):
             field = model.model_fields[key]
-            nested = isinstance(value, list | tuple) and any(isinstance(v, BaseModel) for v in value)
+            nested = isinstance(value, list | tuple) and any(
+                isinstance(v, BaseModel) for v in value
+            )
             if isinstance(value, BaseModel) or nested or example:
                 continue
             if field.is_required() or value != field.get_default(call_default_factory=True):

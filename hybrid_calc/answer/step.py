@@ -94,6 +94,7 @@ class Step:
             "index": self.index,
             "source": self.source.value,
             "regime": str(self.regime),
+            "mean_temperature": self.flags.mean_temperature,
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
             "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],
             "flags": [str(flag) for flag in self.flags.flags],

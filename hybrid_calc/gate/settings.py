@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -119,6 +120,11 @@ class GateSettings(BaseModel):
         "reference",
         description="What to do with an element, charge or spin the committee was "
         "not trained on: ask the reference at every step, or refuse.",
+    )
+    calibration: Path | None = Field(
+        None,
+        description="File written by hybrid-calc calibrate for this committee, level and "
+        "tolerance, relative to the settings file; what a bundle carries needs no mention.",
     )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")
 
