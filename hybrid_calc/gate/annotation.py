@@ -7,31 +7,25 @@ bonds are whole; covalent radii.  What was used is part of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hybrid_calc.flags.bonds import BondWatch
 from hybrid_calc.flags.contacts import (
     Pairs,
     atoms_of,
-    close_contacts,
     own_image_contacts,
     pair_distances,
     pairs_of,
 )
+from hybrid_calc.flags.coordination import Sites
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
-from hybrid_calc.flags.topology import (
-    BondGraph,
-    bond_flags,
-    breaking_bonds,
-    forming_bonds,
-    initial_graph,
-)
-from hybrid_calc.gate.regime import classify
+from hybrid_calc.gate.regime import RegimeRule, classify
 from hybrid_calc.geometry import composition_of
 
 HYDROGEN = 1
@@ -79,6 +73,8 @@ class Annotator:
         At which the frames were sampled; None leaves temperature out.
     groups
         False where frames have nothing to do with each other, as in a set of many molecules.
+    rules
+        Regimes of the user's own.
     """
 
     def __init__(
@@ -88,12 +84,14 @@ class Annotator:
         structures: Iterable[Atoms] = (),
         temperature_kelvin: float | None = None,
         groups: bool = True,
+        rules: Sequence[RegimeRule] = (),
     ) -> None:
         self._limits = limits or FlagLimits()
         self._temperature = temperature_kelvin
         self._groups = groups
-        self._given = {atoms.numbers.tobytes(): self._graph(atoms) for atoms in structures}
-        self._first: dict[tuple[object, ...], BondGraph] = {}
+        self._rules = tuple(rules)
+        self._given = {atoms.numbers.tobytes(): self._start(atoms) for atoms in structures}
+        self._first: dict[tuple[object, ...], _Start] = {}
 
     def annotate(self, atoms: Atoms, group: str = "") -> Annotation:
         """Return the regime of the next frame.
@@ -110,46 +108,49 @@ class Annotator:
         numbers = atoms.numbers.tobytes()
         pairs = pairs_of(atoms.numbers)
         distances = pair_distances(atoms, pairs)
-        flags = [*close_contacts(distances, pairs, self._limits.close_contact_ratio)]
-        flags += own_image_contacts(atoms, self._limits.close_contact_ratio)
-        open_bonds = open_bond_flags(distances, pairs, atoms.numbers)
-        judged_by = "radii"
-        graph = self._given.get(numbers)
-        if graph is not None:
-            judged_by = "structure"
-        elif self._groups:
+        start, judged_by = self._given.get(numbers), "structure"
+        if start is None:
+            alone = self._start(atoms)
+            flags = self._look(alone, atoms, distances)
+            flags += open_bond_flags(distances, pairs, atoms.numbers)
             key = (group, numbers, composition.charge, composition.multiplicity)
-            if key not in self._first and not flags and not open_bonds:
-                self._first[key] = self._graph(atoms)
-            graph = self._first.get(key)
-            judged_by = "radii" if graph is None else "group"
-        flags += open_bonds if graph is None else self._changes(distances, graph, len(atoms))
+            if self._groups:
+                if key not in self._first and not flags:
+                    self._first[key] = alone
+                start = self._first.get(key)
+            judged_by = "radii" if start is None else "group"
+        if start is not None:
+            flags = self._look(start, atoms, distances)
         report = FlagReport(flags=tuple(flags), mean_temperature=self._temperature)
         return Annotation(
-            regime=str(classify(composition, report, self._limits)),
+            regime=str(classify(composition, report, self._limits, self._rules)),
             flags=tuple(map(str, flags)),
             judged_by=judged_by,
         )
 
-    def _graph(self, atoms: Atoms) -> BondGraph:
+    def _start(self, atoms: Atoms) -> _Start:
         pairs = pairs_of(atoms.numbers)
-        return initial_graph(
-            pair_distances(atoms, pairs), pairs, len(atoms), self._limits.bonded_ratio
+        lengths = pair_distances(atoms, pairs)
+        solid = bool(atoms.pbc.all())
+        return _Start(
+            bonds=BondWatch(atoms.numbers, pairs, lengths, self._limits, None),
+            sites=Sites(atoms, self._limits.site_ratio) if solid else None,
         )
 
-    def _changes(
-        self, distances: NDArray[np.float64], graph: BondGraph, atoms: int
-    ) -> tuple[Flag, ...]:
-        limits = self._limits
-        return bond_flags(
-            distances,
-            graph,
-            breaking_bonds(distances, graph, limits.breaking_ratio),
-            forming_bonds(distances, graph, limits.forming_bond_order, limits.breaking_ratio),
-            atoms=atoms,
-            breaking_ratio=limits.breaking_ratio,
-            forming_order=limits.forming_bond_order,
-        )
+    def _look(self, start: _Start, atoms: Atoms, distances: NDArray[np.float64]) -> list[Flag]:
+        flags = start.bonds.look(distances, moving=False, temperature=self._temperature)
+        flags += own_image_contacts(atoms, self._limits.close_contact_ratio)
+        if start.sites is not None and atoms.pbc.all():
+            flags += start.sites.look(atoms, lasting=1)
+        return flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """What frames are judged against."""
+
+    bonds: BondWatch
+    sites: Sites | None
 
 
 def open_bond_flags(
