@@ -96,7 +96,9 @@ class Gate:
         )
         reasons = [Reason(policy="acquisition", detail=wanted)] if wanted else []
         reasons += self._reasons(survey, regime, trust, spread, factor)
-        audit_probability = settings.audit_probability if "audit" in settings.policies else 0.0
+        # What a driver chose was not left to chance: it says nothing about what is missed.
+        audited = "audit" in settings.policies and not wanted
+        audit_probability = settings.audit_probability if audited else 0.0
         if not reasons and draw < audit_probability and self.budget.allows(audit=True):
             reasons = [Reason(policy="audit", detail=f"chosen with p = {audit_probability:g}")]
         if prediction is not None and not survey.report.flags:

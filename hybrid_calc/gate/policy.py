@@ -58,7 +58,8 @@ class Decision:
     trust
         Validated frames nearby.
     audit_probability
-        Probability with which this geometry was going to be audited.
+        Probability with which this geometry was going to be audited; 0 for one that a
+        driver chose.
     """
 
     source: Source
