@@ -13,6 +13,7 @@ from typing import Any
 from ase import Atoms
 from rich.console import Console
 
+from hybrid_calc.answer.step import Step
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.config.build import build_calculator, build_guess, build_structure
 from hybrid_calc.config.job import RunSettings
@@ -27,11 +28,11 @@ from hybrid_calc.drivers.polish import require_sella
 from hybrid_calc.drivers.settings import NebSettings, RelaxSettings
 from hybrid_calc.drivers.surface_neb import run_surface_neb
 from hybrid_calc.drivers.surface_relax import run_surface_relax
-from hybrid_calc.engine import Step
 from hybrid_calc.errors import SettingsError
 from hybrid_calc.report.display import Display
 from hybrid_calc.report.profile import draw_profile
 from hybrid_calc.report.result import print_result
+from hybrid_calc.report.scope import ScopeLog
 from hybrid_calc.report.summary import ErrorLog, print_summary, summarise
 
 EXIT_CODES = {
@@ -78,15 +79,17 @@ def run_job(
     path = _between(settings, atoms, end, base)
     calculator = build_calculator(settings, base, output)  # opens nothing before the first label
     folder = RunFolder(output, resume=resume)
-    errors = ErrorLog()
+    errors, scope = ErrorLog(), ScopeLog()
     for line in folder.decisions():
         errors.add(line["regime"], line["force_error"], line["good"])
+        scope.add(line["regime"], line.get("mean_temperature"))
     try:
         with _signals() as asked_to_stop, Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
                 errors.add(str(step.regime), step.force_error, step.good)
+                scope.add(str(step.regime), step.flags.mean_temperature)
 
             calculator.engine.on_step = on_step
             if settings.task == "md":
@@ -102,7 +105,8 @@ def run_job(
     finally:
         folder.close()
         calculator.close()
-    summary = _summary(settings, outcome, calculator, errors, folder.wall_seconds)
+    figures = summarise(calculator.engine, errors, scope)
+    summary = _summary(settings, outcome, figures, folder.wall_seconds)
     if "profile" in summary and draw_profile(folder.path / PROFILE, summary):
         summary["files"]["profile"] = PROFILE
     folder.write_summary(summary)
@@ -179,8 +183,7 @@ def _set_threads(settings: RunSettings) -> None:
 def _summary(
     settings: RunSettings,
     outcome: Outcome,
-    calculator: HybridCalculator,
-    errors: ErrorLog,
+    figures: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
     summary = {
@@ -188,7 +191,7 @@ def _summary(
         "ending": outcome.ending.value,
         "why": outcome.why,
         "steps": outcome.steps,
-        **summarise(calculator.engine, errors),
+        **figures,
         **outcome.figures,
     }
     summary["wall_seconds"]["total"] = round(seconds, 3)
