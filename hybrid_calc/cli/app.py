@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hybrid_calc.cli.scope import calibrate, scope
 from hybrid_calc.cli.store import store_app
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(store_app, name="store")
+app.command()(calibrate)
+app.command()(scope)
 
 committee_app = typer.Typer(help="Make and look into committee bundles.", no_args_is_help=True)
 app.add_typer(committee_app, name="committee")
@@ -36,7 +39,7 @@ def run(
     """Run a job: MD, optimisation or NEB."""
     from rich.console import Console
 
-    from hybrid_calc.config import load_settings
+    from hybrid_calc.config.load import load_settings
     from hybrid_calc.run import EXIT_CODES, run_job
 
     settings = load_settings(config, set_)
@@ -81,7 +84,7 @@ def import_(
 ) -> None:
     """Turn MACE .model files into one file of numbers."""
     from hybrid_calc.committee.bundle import file_digest, import_files
-    from hybrid_calc.config import level_from_text
+    from hybrid_calc.config.level import level_from_text
     from hybrid_calc.report.committee import print_header
 
     header = import_files(
