@@ -230,6 +230,7 @@ BAD_VALUES = [
     ("flags.length_margin_ang", -0.1),
     ("flags.coordination_margin", -1),
     ("flags.site_ratio", 1),
+    ("flags.site_margin", 0),
     ("flags.energy_drift_ev_per_atom", 0),
     ("flags.spin_contamination", 0),
     ("flags.small_gap_ev", -1),
