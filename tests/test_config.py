@@ -44,6 +44,9 @@ KINDS = {"ani", "bundle", "external", "mace", "mace-foundation", "toy", "pyscf",
 KINDS |= {"ase", "local", "executorlib", "parsl", "own"}
 """Kinds of committee, reference and executor."""
 
+DRIVERS = {"ase", "surface"}
+"""Drivers of relaxations and bands."""
+
 SMALLEST = {"task": "md", "structure": {"molecule": "H2O"}}
 
 
@@ -102,7 +105,7 @@ def test_settings_cannot_be_changed(tmp_path):
         ),
         (
             {"structure": {"molecule": "H2O", "zzz": 1}},
-            "unknown key structure.zzz; known are charge, file, molecule, multiplicity.",
+            "unknown key structure.zzz; known are charge, file, fixed, molecule, multiplicity.",
         ),
     ],
 )
@@ -227,6 +230,7 @@ BAD_VALUES = [
     ("flags.length_margin_ang", -0.1),
     ("flags.coordination_margin", -1),
     ("flags.site_ratio", 1),
+    ("flags.site_margin", 0),
     ("flags.energy_drift_ev_per_atom", 0),
     ("flags.spin_contamination", 0),
     ("flags.small_gap_ev", -1),
@@ -243,16 +247,41 @@ BAD_VALUES = [
     ("md.stretch.from_step", -1),
     ("md.stretch.over_steps", 0),
     ("md.stretch.spring_ev_per_ang2", 0),
+    ("structure.fixed", [-1]),
+    ("relax.driver", "vasp"),
     ("relax.optimizer", "Newton"),
     ("relax.fmax_ev_per_ang", 0),
     ("relax.steps", 0),
+    ("relax.max_step_ang", 0),
+    ("relax.max_labels", -1),
+    ("relax.max_displacement_ang", 0),
+    ("relax.max_std_ev", 0),
+    ("relax.kernel", "cubic"),
+    ("relax.frequencies", "all"),
+    ("relax.ase.optimizer", "Newton"),
+    ("relax.ase.fmax_ev_per_ang", 0),
+    ("relax.ase.steps", 0),
+    ("neb.driver", "vasp"),
     ("neb.images", 2),
-    ("neb.interpolation", "cubic"),
-    ("neb.climb", "high"),
-    ("neb.spring_ev_per_ang", 0),
     ("neb.fmax_ev_per_ang", 0),
-    ("neb.steps", 0),
-    ("neb.relax_ends", "one"),
+    ("neb.end_fmax_ev_per_ang", 0),
+    ("neb.max_labels", 0),
+    ("neb.max_std_ev", 0),
+    ("neb.max_step_ang", 0),
+    ("neb.kernel", "cubic"),
+    ("neb.seed", -1),
+    ("neb.guess", 3),
+    ("neb.polish", "lanczos"),
+    ("neb.polish_fmax_ev_per_ang", 0),
+    ("neb.polish_labels", 0),
+    ("neb.label_downhill_ends", "one"),
+    ("neb.ase.images", 2),
+    ("neb.ase.interpolation", "cubic"),
+    ("neb.ase.climb", "high"),
+    ("neb.ase.spring_ev_per_ang", 0),
+    ("neb.ase.fmax_ev_per_ang", 0),
+    ("neb.ase.steps", 0),
+    ("neb.ase.relax_ends", "one"),
     ("committee.ani.model", "ani-2x"),
     ("committee.mace.files", 3),
     ("committee.mace.trust", "hm"),
@@ -319,7 +348,9 @@ def test_a_bad_value_is_named_with_its_key_and_what_came(tmp_path, place, value)
     inner, *parts = settings, *place.split(".")
     needed = copy.deepcopy(NEEDED)
     for part in parts[:-1]:
-        if part in KINDS:
+        if part in DRIVERS:
+            inner["driver"] = part
+        elif part in KINDS:
             inner.update({"kind": part} | needed.get(part, {}))
         elif part.isdigit():
             inner = inner[int(part)]
@@ -329,10 +360,11 @@ def test_a_bad_value_is_named_with_its_key_and_what_came(tmp_path, place, value)
                 inner.update(needed.get(part, {}))
     inner[parts[-1]] = value
     text = message(tmp_path, **settings)
-    key = ".".join(part for part in parts if part not in KINDS)
+    key = ".".join(part for part in parts if part not in KINDS | DRIVERS)
     assert text.startswith(key)
-    got = value[0] if isinstance(value, list) and key == "gate.policies" else value
-    assert f"got {got!r}" in text or key.endswith(("atoms", "factor_bounds"))
+    got = value[0] if key in {"gate.policies", "structure.fixed"} else value
+    whole = key.endswith(("atoms", "factor_bounds", "driver"))  # the section is what came
+    assert f"got {got!r}" in text or whole
 
 
 def settings_classes(model=RunSettings):

@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
@@ -75,7 +76,41 @@ def build_structure(settings: StructureSettings, base: Path) -> Atoms:
         atoms.info["spin"] = settings.multiplicity
     check_structure(atoms)
     charge_of(atoms), multiplicity_of(atoms)
+    _fix(atoms, settings.fixed)
     return atoms
+
+
+def build_guess(file: Path | None, atoms: Atoms, base: Path) -> list[Atoms]:
+    """Return the geometries a user gives between the ends of a band; empty without a file.
+
+    Parameters
+    ----------
+    file
+        One guess of the transition state, or several geometries in order.
+    atoms
+        An end of the band, whose atoms these must have.
+    base
+        Folder that a relative path starts from.
+
+    Raises
+    ------
+    SettingsError
+        The file is not there, or holds other atoms or the same in another order.
+    StructureError
+        ASE cannot read it.
+    """
+    if file is None:
+        return []
+    frames = _frames_of(base / file)
+    for number, frame in enumerate(frames):
+        if frame.numbers.tolist() != atoms.numbers.tolist():
+            raise SettingsError(
+                f"neb.guess: frame {number} of {base / file} is {frame.symbols} and the ends are "
+                f"{atoms.symbols}; give the same atoms in the same order."
+            )
+        frame.info = dict(atoms.info)
+        check_structure(frame)
+    return frames
 
 
 def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
@@ -267,20 +302,46 @@ def _model_files(files: Sequence[str] | str, base: Path) -> list[Path]:
 
 
 def _from_file(path: Path) -> Atoms:
+    return _frames_of(path, last_only=True)[-1]
+
+
+def _frames_of(path: Path, *, last_only: bool = False) -> list[Atoms]:
+    """Return the frames of any file ASE reads."""
     import ase.io
 
     if not path.is_file():
         raise SettingsError(f"structure file {path} is not there.")
     try:
-        atoms = ase.io.read(path)
+        frames = ase.io.read(path, index=slice(-1, None) if last_only else slice(None))
     except Exception as error:  # ASE's readers raise whatever they meet
         raise StructureError(
             f"structure file {path} cannot be read by ASE: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(atoms, Atoms):
-        raise StructureError(f"structure file {path} holds no single structure.")
-    atoms.calc = None
-    return atoms
+    if not isinstance(frames, list) or not frames:
+        raise StructureError(f"structure file {path} holds no structure.")
+    for atoms in frames:
+        atoms.calc = None
+    return frames
+
+
+def _fix(atoms: Atoms, fixed: Sequence[int]) -> None:
+    """Fix atoms beside those that are fixed already.
+
+    Raises
+    ------
+    SettingsError
+        There is no such atom.
+    """
+    if not fixed:
+        return
+    beyond = [index for index in fixed if index >= len(atoms)]
+    if beyond:
+        raise SettingsError(
+            f"structure.fixed names atoms {beyond}; the structure has {len(atoms)}, counted from 0."
+        )
+    others = [one for one in atoms.constraints if not isinstance(one, FixAtoms)]
+    before = [i for one in atoms.constraints if isinstance(one, FixAtoms) for i in one.index]
+    atoms.set_constraint([*others, FixAtoms(sorted({*before, *fixed}))])
 
 
 def _from_name(name: str) -> Atoms:

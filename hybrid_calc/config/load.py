@@ -116,7 +116,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown key {key}; {hint}{more}"
     if first["type"].startswith("union_tag"):
         kinds = ", ".join(_kind(model) for model in models)
-        return f"{key}.kind must be one of {kinds}; got {_short(first.get('input'))}.{more}"
+        name = "driver" if all("driver" in model.model_fields for model in models) else "kind"
+        return f"{key}.{name} must be one of {kinds}; got {_short(first.get('input'))}.{more}"
     if first["type"] == "missing":
         return f"{key} is needed and not there.{more}"
     what = first["msg"].removeprefix("Value error, ")
@@ -157,7 +158,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _kind(model: type[BaseModel]) -> str:
     """Return what a settings file calls a member of a union; empty for other classes."""
-    kind = model.model_fields.get("kind")
+    kind = model.model_fields.get("kind") or model.model_fields.get("driver")
     return "" if kind is None else str(kind.default)
 
 
