@@ -226,18 +226,16 @@ def _starts(diagonal: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return starts
 
 
-def _orthonormal(
-    space: NDArray[np.float64], vectors: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _orthonormal(space: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what the vectors add to a space, orthonormal; nothing where that is nothing."""
     added = np.empty((0, vectors.shape[1]))
     for vector in vectors:
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
-            for basis in (space, added):
-                vector = vector - basis.T @ (basis @ vector)
-        size = np.linalg.norm(vector)
+        rest = vector
+        for basis in (space, added, space, added):  # twice is enough (Kahan and Parlett)
+            rest = rest - basis.T @ (basis @ rest)
+        size = np.linalg.norm(rest)
         if size > 1e-10:
-            added = np.vstack([added, vector / size])
+            added = np.vstack([added, rest / size])
     return added
 
 
