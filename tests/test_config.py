@@ -35,11 +35,14 @@ NEEDED = {
     "mace-foundation": {"models": ["small", "medium"]},
     "external": {"members": [{"calculator": "a:b"}]},
     "level": {"functional": "pbe", "basis": "sto-3g"},
+    "own": {"function": "a:b"},
+    "ase": {"calculator": "a:b"},
     "stretch": {"atoms": [0, 1], "to_length_ang": 2.0},
     "gate": {"regimes": [{"name": "mine", "parent": "reactive"}]},
 }
 KINDS = {"ani", "bundle", "external", "mace", "mace-foundation", "toy", "pyscf", "xtb"}
-"""Kinds of committee and reference."""
+KINDS |= {"ase", "local", "executorlib", "parsl", "own"}
+"""Kinds of committee, reference and executor."""
 
 DRIVERS = {"ase", "surface"}
 """Drivers of relaxations and bands."""
@@ -98,7 +101,7 @@ def test_settings_cannot_be_changed(tmp_path):
         ),
         (
             {"reference": {"kind": "xtb", "threads": 1}},
-            "unknown key reference.threads; known are kind.",
+            "unknown key reference.threads; known are executor, kind.",
         ),
         (
             {"structure": {"molecule": "H2O", "zzz": 1}},
@@ -124,7 +127,7 @@ def test_an_unknown_key_is_said_before_what_it_left_out(tmp_path):
             "committee.kind must be one of ani, bundle, mace, mace-foundation, "
             "external, toy; got {}.",
         ),
-        ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, toy"),
+        ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, ase, toy"),
         ({"committee": "ani"}, "committee: Input should be a valid dictionary"),
     ],
 )
@@ -227,6 +230,7 @@ BAD_VALUES = [
     ("flags.length_margin_ang", -0.1),
     ("flags.coordination_margin", -1),
     ("flags.site_ratio", 1),
+    ("flags.site_margin", 0),
     ("flags.energy_drift_ev_per_atom", 0),
     ("flags.spin_contamination", 0),
     ("flags.small_gap_ev", -1),
@@ -311,6 +315,18 @@ BAD_VALUES = [
     ("reference.pyscf.cold_share", 1.5),
     ("reference.pyscf.stability", "often"),
     ("reference.pyscf.when_unstable", "guess"),
+    ("reference.pyscf.executor", "slurm"),
+    ("reference.pyscf.executor.local.workers", 0),
+    ("reference.pyscf.executor.local.patience_s", 0),
+    ("reference.pyscf.executor.executorlib.backend", "SlurmCluster"),
+    ("reference.pyscf.executor.executorlib.arguments", "many"),
+    ("reference.pyscf.executor.parsl.provider", "slurm"),
+    ("reference.pyscf.executor.parsl.provider_arguments", 5),
+    ("reference.pyscf.executor.parsl.run_folder", 5),
+    ("reference.pyscf.executor.own.function", 5),
+    ("reference.ase.calculator", 5),
+    ("reference.ase.arguments", "tight"),
+    ("reference.ase.max_net_force_ev_per_ang", 0),
     ("reference.pyscf.level", "ccsd"),
     ("reference.pyscf.level.functional", 5),
     ("reference.pyscf.level.solvent", 5),
@@ -522,7 +538,7 @@ def leaves(text):
         for key, value in node.value:
             line = lines[key.start_mark.line]
             inner = getattr(model, key.value)
-            if isinstance(value, yaml.MappingNode):
+            if isinstance(value, yaml.MappingNode) and isinstance(inner, BaseModel):
                 yield from walk(value, inner)
             if isinstance(value, yaml.SequenceNode):
                 for one, settings in zip(value.value, inner, strict=False):

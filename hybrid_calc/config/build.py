@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -22,8 +24,20 @@ from hybrid_calc.config.committee import (
     FoundationSettings,
     ToySettings,
 )
+from hybrid_calc.config.executor import (
+    ExecutorlibSettings,
+    ExecutorSettings,
+    LocalExecutorSettings,
+    ParslSettings,
+)
 from hybrid_calc.config.job import RunSettings, StructureSettings
-from hybrid_calc.config.reference import ReferenceSettings, ToyReferenceSettings, XtbSettings
+from hybrid_calc.config.reference import (
+    AseSettings,
+    PySCFSettings,
+    ReferenceSettings,
+    ToyReferenceSettings,
+    XtbSettings,
+)
 from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
@@ -163,16 +177,48 @@ def _external_committee(settings: ExternalSettings) -> Committee:
 
 
 def build_reference(settings: ReferenceSettings) -> Reference:
-    """Return the reference; its worker starts at the first label."""
+    """Return the reference; its worker, or its executor, starts at the first label."""
     if isinstance(settings, ToyReferenceSettings):
         from hybrid_calc.reference.toy import ToyReference
 
         return ToyReference()
+    make = reference_maker(settings)
+    if settings.executor is None:
+        return make()
+    from hybrid_calc.reference.executor import ExecutorReference
+
+    threads = settings.threads if isinstance(settings, PySCFSettings) else 1
+    return ExecutorReference(
+        make,
+        partial(build_executor, settings.executor, threads),
+        workers=None if isinstance(settings.executor, ParslSettings) else settings.executor.workers,
+        patience_s=settings.executor.patience_s,
+    )
+
+
+def reference_maker(
+    settings: PySCFSettings | XtbSettings | AseSettings,
+) -> Callable[[], Reference]:
+    """Return what makes the reference, here or in another process."""
     if isinstance(settings, XtbSettings):
         from hybrid_calc.reference.ase_backend import gfn2_xtb
 
-        return gfn2_xtb()
-    return PySCFReference(
+        return gfn2_xtb
+    if isinstance(settings, AseSettings):
+        from hybrid_calc.reference.ase_backend import ase_level, ase_reference
+
+        level = None
+        if settings.level is not None:
+            level = ase_level(settings.level.to_level(), settings.calculator, settings.arguments)
+        return partial(
+            ase_reference,
+            settings.calculator,
+            settings.arguments,
+            level=level,
+            max_net_force_ev_per_ang=settings.max_net_force_ev_per_ang,
+        )
+    return partial(
+        PySCFReference,
         settings.level.to_level(),
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
@@ -182,6 +228,32 @@ def build_reference(settings: ReferenceSettings) -> Reference:
         stability=settings.stability,
         when_unstable=settings.when_unstable,
     )
+
+
+def build_executor(settings: ExecutorSettings, threads: int = 1) -> Executor:
+    """Return the executor; each of its workers has so many threads."""
+    from hybrid_calc.reference import executor_backends
+    from hybrid_calc.reference.local_executor import LocalExecutor
+
+    if isinstance(settings, LocalExecutorSettings):
+        return LocalExecutor(settings.workers, threads=threads)
+    if isinstance(settings, ExecutorlibSettings):
+        return executor_backends.executorlib_executor(
+            settings.backend,
+            workers=settings.workers,
+            threads=threads,
+            arguments=settings.arguments,
+        )
+    if isinstance(settings, ParslSettings):
+        return executor_backends.parsl_executor(
+            settings.provider,
+            workers=settings.workers,
+            threads=threads,
+            arguments=settings.arguments,
+            provider_arguments=settings.provider_arguments,
+            run_folder=settings.run_folder,
+        )
+    return executor_backends.executor_from(settings.function, settings.arguments)
 
 
 def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridCalculator:

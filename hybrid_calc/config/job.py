@@ -67,3 +67,12 @@ class RunSettings(Settings):
     md: MdSettings = Field(MdSettings(), description="For task md.")
     relax: AnyRelaxSettings = Field(RelaxSettings(), description="For task relax.")
     neb: AnyNebSettings = Field(NebSettings(), description="For task neb.")
+
+
+class LabelSettings(Settings):
+    """A label farm: what of a job it needs."""
+
+    reference: ReferenceSettings = Field(
+        PySCFSettings(), description="Who labels, and where: reference.executor."
+    )
+    flags: FlagLimits = Field(FlagLimits(), description="Limits of the flags, for the regimes.")
