@@ -92,10 +92,20 @@ class LabelBook:
                 self.labels.append(one)
                 self.reasons.append("known")
 
-    def surface(self, *, min_amplitude_ev: float = 0.0) -> Surface:
-        """Fit the surface to all labels, taking the residual to vary by no less than that."""
+    def surface(self, *, min_amplitude_ev: float = 0.0, max_length: float = np.inf) -> Surface:
+        """Fit the surface to all labels.
+
+        Parameters
+        ----------
+        min_amplitude_ev
+            The residual is taken to vary by no less, eV.
+        max_length
+            And to change within no more, in inverse distances, 1/A.
+        """
         floor = max(min_amplitude_ev, self.settings.min_amplitude_ev)
-        settings = replace(self.settings, min_amplitude_ev=floor)
+        low, high = self.settings.length_bounds
+        bounds = (low, max(low, min(high, max_length)))
+        settings = replace(self.settings, min_amplitude_ev=floor, length_bounds=bounds)
         return fit_surface(self.template, self.predict_many, self.usable(), settings)
 
     def usable(self) -> list[SurfaceLabel]:

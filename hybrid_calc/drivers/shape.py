@@ -52,3 +52,14 @@ def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> floa
     first, second = np.triu_indices(len(one), k=1)
     lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
     return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
+
+
+def displacement_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    """Return the largest displacement of an atom between two superposed geometries, A.
+
+    Mirror images are not superposed on each other, although their distances are equal.
+    """
+    first, second = (x - x.mean(axis=0) for x in (one, two))
+    left, _, right = np.linalg.svd(first.T @ second)
+    handed = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    return float(np.linalg.norm(first @ left @ handed @ right - second, axis=1).max(initial=0.0))
