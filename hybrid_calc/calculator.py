@@ -10,9 +10,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from hybrid_calc.answer.step import Step
+from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
-from hybrid_calc.engine import Engine, Step, Trajectory
+from hybrid_calc.engine import Engine
 from hybrid_calc.errors import ReferenceFailed, StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.gate import Gate
@@ -65,7 +67,8 @@ class HybridHandle(Calculator):
         """Return the reference's label of a geometry that a driver wants.
 
         It goes the way of every other label: budget, checks, store; its record
-        gives ``acquisition`` with the reason.
+        gives ``acquisition`` with the reason.  ``last_step`` is what happened to it;
+        ``results`` stay those of the geometry calculated last.
 
         Parameters
         ----------
@@ -82,6 +85,7 @@ class HybridHandle(Calculator):
         step = self.engine.evaluate(atoms, self.trajectory, wanted=reason)
         if step.label is None:
             raise ReferenceFailed(f"no label of the geometry wanted for: {reason}.")
+        self.last_step = step
         return step.label
 
     def calculate(

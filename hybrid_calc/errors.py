@@ -7,6 +7,7 @@
     │   ├── CommitteeError                     members that do not make a committee
     │   ├── UntrustedFileError                 a pickle nobody vouched for
     │   ├── BundleError                        a committee file that is not what it should be
+    │   ├── CalibrationError                   a calibration that is none, or of something else
     │   ├── LevelMismatchError                 two levels of theory would be mixed
     │   └── SettingsError                      a settings file or value
     ├── MissingPackageError (ImportError)      an optional package is needed
@@ -18,6 +19,7 @@
     │   ├── ReferenceTimeout (TimeoutError)    the wall limit was reached, the worker killed
     │   └── ReferenceCrashed                   the worker died
     ├── BudgetExhausted (CalculationFailed)    the reference calls of this run are spent
+    ├── RunInterrupted                         a signal asked the run to end
     └── StoreError (OSError)                   a frame could not be written or read
         └── StoreDamagedError                  what is on disk is not what was written
 
@@ -32,6 +34,7 @@ from ase.calculators.calculator import CalculationFailed, SCFError
 __all__ = [
     "BudgetExhausted",
     "BundleError",
+    "CalibrationError",
     "CommitteeError",
     "HybridCalcError",
     "InputError",
@@ -44,6 +47,7 @@ __all__ = [
     "ReferenceFailed",
     "ReferenceNotConverged",
     "ReferenceTimeout",
+    "RunInterrupted",
     "SettingsError",
     "StoreDamagedError",
     "StoreError",
@@ -79,6 +83,10 @@ class UntrustedFileError(InputError):
 
 class BundleError(InputError):
     """A committee bundle cannot be read or written, or is not what was written."""
+
+
+class CalibrationError(InputError):
+    """A calibration cannot be read or written, or was made for something else."""
 
 
 class LevelMismatchError(InputError):
@@ -134,6 +142,10 @@ class ReferenceCrashed(ReferenceFailed):
 
 class BudgetExhausted(HybridCalcError, CalculationFailed):
     """The reference calls granted to this run are spent; the run can be resumed."""
+
+
+class RunInterrupted(HybridCalcError):
+    """A signal asked the run to end; nothing failed, and the run can be resumed."""
 
 
 class StoreError(HybridCalcError, OSError):

@@ -18,7 +18,7 @@ PACKAGE = Path(hybrid_calc.__file__).parent
 HEAVY = ("torch", "pyscf", "mace", "torchani", "tblite", "matplotlib")
 
 LAYERS = (
-    ("errors",),
+    ("errors", "signals"),
     ("geometry",),
     ("reference.level",),
     ("reference.label",),
@@ -26,12 +26,13 @@ LAYERS = (
     ("flags", "correction"),
     ("gate",),
     ("reference", "store"),
-    ("engine",),
+    ("answer",),
+    ("engine", "farm"),
     ("calculator",),
     ("drivers",),
     ("training", "report"),
     ("config",),
-    ("run",),
+    ("run", "label_job"),
     ("cli",),
 )
 """DESIGN.md, "Layering is acyclic": a room imports itself and what stands above it here."""
@@ -100,8 +101,8 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_the_import_reader_sees_imports_of_every_kind():
-    assert {"config", "run"} <= GRAPH["cli.app"]  # inside functions
-    assert {"config", "store.export"} <= GRAPH["cli.store"]
+    assert {"config.load", "run"} <= GRAPH["cli.app"]  # inside functions
+    assert {"config.level", "store.export"} <= GRAPH["cli.store"]
     assert {"errors", "geometry"} <= GRAPH["store.record"]
 
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
 from hybrid_calc.drivers.band import Band, relax_band
 from hybrid_calc.drivers.barrier import Progress, SearchLimits
-from hybrid_calc.drivers.labelling import LabelBook, max_force
+from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of, displacement_between, frozen_atoms
@@ -38,7 +37,6 @@ RETREAT_ANG = 0.12
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
 
-NORMAL_95 = float(norm.ppf(0.975))
 CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
 PROBE = "confirmation: second mode"

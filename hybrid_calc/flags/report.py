@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Severity(StrEnum):
@@ -52,6 +54,24 @@ class Flag:
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name}{where}: {self.value:.3g}{unit} against {self.limit:.3g}{unit}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        return {
+            "name": self.name,
+            "severity": self.severity.value,
+            "atoms": list(self.atoms),
+            "value": self.value,
+            "limit": self.limit,
+            "unit": self.unit,
+            "trustable": self.trustable,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Flag:
+        """Return what `to_dict` described."""
+        more = {"severity": Severity(data["severity"]), "atoms": tuple(data["atoms"])}
+        return cls(**{**data, **more})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagReport:
@@ -67,6 +87,12 @@ class FlagReport:
 
     flags: tuple[Flag, ...] = ()
     mean_temperature: float | None = None
+
+    def plus(self, flags: tuple[Flag, ...]) -> FlagReport:
+        """Return the report with more flags."""
+        if not flags:
+            return self
+        return FlagReport(flags=self.flags + flags, mean_temperature=self.mean_temperature)
 
     def of(self, severity: Severity) -> tuple[Flag, ...]:
         """Return the flags of one severity."""

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_calc.engine import Engine
-from hybrid_calc.gate.audit import wilson_interval
+from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.report.scope import ScopeLog, scope_line
 
 POLICY_WORDS = {
     "outside": "outside the committee's domain",
@@ -46,23 +48,28 @@ class ErrorLog:
         return result
 
 
-def summarise(engine: Engine, errors: ErrorLog) -> dict[str, Any]:
+def summarise(engine: Engine, errors: ErrorLog, scope: ScopeLog) -> dict[str, Any]:
     """Return the figures of a run, JSON-able; ``summary.json`` holds them."""
     tally, gate, info = engine.tally, engine.gate, engine.committee.info
-    low, high = wilson_interval(gate.audited_bad, gate.audited)
+    missed = gate.audits.missed()
     return {
         "geometries": tally.geometries,
         "reference_calls": gate.budget.spent,
         "labels": tally.labels,
         "labels_reused": tally.reused,
-        "audits": gate.audited,
-        "audits_bad": gate.audited_bad,
-        "missed_share_of_unflagged_95": [low, high],
+        "audits": missed.audits,
+        "audits_bad": missed.bad,
+        "missed_failures": str(missed),
+        "missed_share": missed.estimate if missed.audits else None,
+        "missed_share_95": [missed.low, missed.high],
+        "unflagged_share": missed.unflagged_share if tally.geometries else None,
+        "calibrations_set_aside": gate.doubted,
         "budget_left": gate.budget.left,
         "reasons": dict(tally.reasons),
         "reference_failures": tally.failures,
         "unverified_steps": tally.unverified,
         "errors_by_regime": errors.by_regime(),
+        "scope": scope.summary(_card(engine)),
         "force_tolerance_ev_per_ang": gate.settings.force_tolerance_ev_per_ang,
         "notice": gate.notice,
         "wall_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
@@ -81,6 +88,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     calls, geometries = summary["reference_calls"], summary["geometries"]
     share = calls / geometries if geometries else math.nan
     left = "no limit" if summary["budget_left"] is None else f"{summary['budget_left']} left"
+    surface = summary.get("driver") == "surface"  # every step a label, nothing left to chance
     for name, value in (
         ("steps", str(summary["steps"])),
         ("geometries", str(geometries)),
@@ -88,11 +96,13 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         ("reference failures", str(summary["reference_failures"])),
         ("unverified steps", str(summary["unverified_steps"])),
         ("audits", _audits(summary)),
+        ("inside the scope", scope_line(summary["scope"])),
         ("wall time", _wall(summary["wall_seconds"])),
         ("committee", f"{summary['committee']} ({summary['committee_hash']})"),
         ("level of theory", f"{summary['level']} ({summary['level_hash']})"),
     ):
-        table.add_row(name, value)
+        if not (surface and name in {"steps", "unverified steps", "audits"}):
+            table.add_row(name, value)
     console.print(table)
     if summary["reasons"]:
         reasons = Table("why the reference was asked", "times", title="Reasons (several may hold)")
@@ -101,6 +111,12 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         console.print(reasons)
     if summary["errors_by_regime"]:
         console.print(_errors_table(summary))
+
+
+def _card(engine: Engine) -> ScopeCard | None:
+    """Return what the committee of a run is validated for, None where nobody knows."""
+    calibration = engine.gate.usable_calibration
+    return calibration.card if isinstance(calibration, CommitteeCalibration) else None
 
 
 def _errors_table(summary: dict[str, Any]) -> Table:
@@ -127,11 +143,8 @@ def _errors_table(summary: dict[str, Any]) -> Table:
 def _audits(summary: dict[str, Any]) -> str:
     if not summary["audits"]:
         return "none: nothing is known about what the gate missed"
-    low, high = summary["missed_share_of_unflagged_95"]
-    return (
-        f"{summary['audits']}, {summary['audits_bad']} bad "
-        f"(bad among unflagged steps: {low:.1%} to {high:.1%}, 95 %)"
-    )
+    text: str = summary["missed_failures"]
+    return text
 
 
 def _wall(seconds: dict[str, float]) -> str:

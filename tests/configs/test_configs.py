@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 import pytest
 
-from hybrid_calc.config import load_settings
+from hybrid_calc.config.load import load_settings
 from tests.cli.conftest import jobs  # noqa: F401 - a fixture
 from tests.cli.jobs import decisions_of, summary_of
 
@@ -18,7 +18,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 NO_MODELS = importlib.util.find_spec("tests.mace_training") is None
 
-ONE_LABEL_IS_ENOUGH = ("gate.trust_frames=1", "gate.audit_probability=0")
+ONE_LABEL_IS_ENOUGH = (
+    "gate.trust_frames=1",
+    "gate.policies=[uncertain, contradiction, unseen]",
+)
 
 
 @pytest.fixture
