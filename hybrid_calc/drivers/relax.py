@@ -34,7 +34,7 @@ from hybrid_calc.drivers.labelling import (
 )
 from hybrid_calc.drivers.saddle import surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
-from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.drivers.shape import has_clash
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
 from hybrid_calc.errors import ReferenceFailed
 
@@ -248,11 +248,11 @@ class HybridRelax:
         frame.calc = SurfaceCalculator(surface)
         target = SURFACE_SHARE * self.settings.fmax_ev_per_ang
         optimiser = self._optimiser(frame)
-        bonds, last = bonds_of(frame.numbers, frame.positions), start
+        last = start
         for _ in optimiser.irun(fmax=target, steps=SURFACE_STEPS):
             if surface.process is None:
-                # Nothing bounds the committee but chemistry: it may fall into a hole.
-                if bonds_of(frame.numbers, frame.positions) != bonds:
+                # Without a label nothing bounds the committee, which may fall into a hole.
+                if has_clash(frame.numbers, frame.positions):
                     return last
                 last = np.array(frame.positions)
                 continue
