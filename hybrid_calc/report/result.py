@@ -58,20 +58,16 @@ def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         two = " and ".join(f"{one:+.2f}" for one in summary["curvatures_ev_per_ang2"] if one)
         rows.append(("lowest curvatures there", f"{two} eV/A^2"))
     if (polish := summary.get("polish")) is not None:
-        rows.append(
-            (
-                "polished",
-                f"{polish['method']}, {polish['labels']} labels, moved {polish['moved_ang']:.3f} A, "
-                f"energy {polish['energy_change_ev']:+.4f} eV",
-            )
+        walk = f"{polish['labels']} labels, moved {polish['moved_ang']:.3f} A"
+        words = f"{polish['method']}, {walk}, energy {polish['energy_change_ev']:+.4f} eV"
+        rows.append(("polished", words))
+    rows += [
+        (
+            "labelled end downhill",
+            f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
         )
-    for end in summary.get("downhill_ends", ()):
-        rows.append(
-            (
-                "labelled end downhill",
-                f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
-            )
-        )
+        for end in summary.get("downhill_ends", ())
+    ]
     return [*rows, ("labels", counts or "none"), *_how(summary)]
 
 
