@@ -63,8 +63,7 @@ def can_contract(field: Any) -> bool:
 
 
 def gradient_of(field: Any) -> Any:
-    """Return PySCF's gradient object with its two-electron part replaced by ours.
-    """
+    """Return PySCF's gradient object with its two-electron part replaced by ours."""
     from pyscf import lib
 
     gradient = field.nuc_grad_method()

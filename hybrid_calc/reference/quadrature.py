@@ -75,9 +75,7 @@ class CachedIntegrator(numint.NumInt):  # type: ignore[misc]
     ) -> Any:
         """Return electrons, energy and potential matrix of one closed-shell density."""
         if np.ndim(dms) != 2 or not self._can(xc_code, dms, hermi):
-            return super().nr_rks(
-                mol, grids, xc_code, dms, relativity, hermi, max_memory, verbose
-            )
+            return super().nr_rks(mol, grids, xc_code, dms, relativity, hermi, max_memory, verbose)
         electrons, energy, potential = self._integrate(
             mol, grids, xc_code, [orbitals_of(dms)], max_memory
         )
@@ -96,9 +94,7 @@ class CachedIntegrator(numint.NumInt):  # type: ignore[misc]
     ) -> Any:
         """Return electrons, energy and potential matrices of one pair of spin densities."""
         if np.shape(dms)[0] != 2 or np.ndim(dms) != 3 or not self._can(xc_code, dms, hermi):
-            return super().nr_uks(
-                mol, grids, xc_code, dms, relativity, hermi, max_memory, verbose
-            )
+            return super().nr_uks(mol, grids, xc_code, dms, relativity, hermi, max_memory, verbose)
         spins = [orbitals_of(dms, spin) for spin in (0, 1)]
         return self._integrate(mol, grids, xc_code, spins, max_memory)
 
