@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
@@ -10,6 +12,10 @@ from numpy.typing import NDArray
 
 BOND_STRETCH = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
+
+
+CLASH = 0.65
+"""Atoms nearer than this times the sum of their covalent radii pass through each other."""
 
 
 def frozen_atoms(template: Atoms) -> list[int]:
@@ -47,8 +53,55 @@ def bonds_of(
     return frozenset(zip(first[bonded].tolist(), second[bonded].tolist(), strict=True))
 
 
+def has_clash(numbers: NDArray[np.int_], positions: NDArray[np.float64]) -> bool:
+    """Tell whether two atoms are nearer than any chemistry brings them."""
+    first, second = np.triu_indices(len(numbers), k=1)
+    distance = np.linalg.norm(positions[first] - positions[second], axis=1)
+    radii = covalent_radii[numbers]
+    return bool((distance < CLASH * (radii[first] + radii[second])).any())
+
+
 def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
     """Return the largest change of an interatomic distance between two geometries, A."""
     first, second = np.triu_indices(len(one), k=1)
     lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
     return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """One geometry turned and moved onto another.
+
+    Attributes
+    ----------
+    positions
+        Shape (N, 3), A.
+    rotation
+        Proper rotation, shape (3, 3), that row vectors are multiplied with from the right.
+    rmsd
+        Root-mean-square distance of the atoms that is left, A.
+    """
+
+    positions: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    rmsd: float
+
+
+def turn_onto(positions: NDArray[np.float64], target: NDArray[np.float64]) -> Fit:
+    """Turn and move a geometry (N, 3), A, onto another (Kabsch 1976); never mirror it."""
+    centre, goal = positions.mean(axis=0), target.mean(axis=0)
+    left, _, right = np.linalg.svd((positions - centre).T @ (target - goal))
+    proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    rotation = left @ proper @ right
+    turned = (positions - centre) @ rotation + goal
+    rmsd = float(np.sqrt(((turned - target) ** 2).sum(axis=1).mean()))
+    return Fit(positions=turned, rotation=rotation, rmsd=rmsd)
+
+
+def displacement_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    """Return the largest displacement of an atom between two superposed geometries, A.
+
+    Mirror images are not superposed on each other, although their distances are equal.
+    """
+    turned = turn_onto(one, two).positions
+    return float(np.linalg.norm(turned - two, axis=1).max(initial=0.0))
