@@ -1,4 +1,4 @@
-"""hybrid-calc calibrate and scope: from runs to a store, a calibration, and a run that relies on it."""
+"""hybrid-calc calibrate and scope: from runs to a calibration, and to a run that relies on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A calibration as a file: to the bit and back, refused where changed or made for something else."""
+"""A calibration as a file: to the bit and back, refused where changed or for something else."""
 
 from __future__ import annotations
 
@@ -103,17 +103,27 @@ def test_it_is_refused_for_anything_else(change, words):
         made().check(**FITS | change)
 
 
-def test_every_changed_byte_is_noticed(path):
+def contents(blob: bytes) -> list[object]:
+    """Return what is in a file, or that it is refused."""
+    try:
+        found = CommitteeCalibration.from_bytes(blob, "changed")
+    except CalibrationError:
+        return ["refused"]
+    arrays = {name: array.tobytes() for name, array in found.novelty_model.arrays().items()}
+    return [found.card, found.entries, found.ranges, found.training, found.provenance, arrays]
+
+
+def test_no_changed_byte_changes_what_is_said(path):
     blob = path.read_bytes()
     random = np.random.default_rng(0)
+    refused = 0
     for place in random.integers(8, len(blob), 60).tolist():
         changed = bytearray(blob)
         changed[place] ^= 1 << random.integers(8)
-        with pytest.raises(CalibrationError):
-            again = CommitteeCalibration.from_bytes(bytes(changed), "changed")
-            # a flip inside JSON's white space or in unused metadata says the same
-            if again.to_bytes() and again.card == made().card and again.entries == made().entries:
-                raise CalibrationError("the same")
+        found = contents(bytes(changed))
+        refused += found == ["refused"]
+        assert found in (["refused"], contents(blob))  # a flip in padding says the same
+    assert refused > 50
 
 
 @pytest.mark.parametrize("content", [b"", b"no calibration", b"\x00" * 64])
