@@ -11,14 +11,15 @@ from hybrid_calc.reference.pyscf_fields import ATTRACTION_MARGIN_EV, PURE_GAP_EV
 
 
 def solved(atoms, functional="wb97x", spin=0):
-    pyscf = pytest.importorskip("pyscf")
-    mole = pyscf.gto.M(
+    from pyscf import dft, gto
+
+    mole = gto.M(
         atom=list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True)),
         basis="6-31g",
         spin=spin,
         verbose=0,
     )
-    field = (pyscf.dft.UKS if spin else pyscf.dft.RKS)(mole, xc=functional)
+    field = (dft.UKS if spin else dft.RKS)(mole, xc=functional)
     field.grids.level = 0
     field.conv_tol = 1e-6
     field.kernel()
@@ -40,9 +41,10 @@ def test_ordinary_molecules_are_not(name):
 
 def test_the_limit_is_the_integral_of_the_two_densities():
     """(11|22) of H2 in a minimal basis, from the four-centre integrals themselves."""
-    pyscf = pytest.importorskip("pyscf")
-    mole = pyscf.gto.M(atom="H 0 0 0; H 0 0 1.0", basis="sto-3g", verbose=0)
-    field = pyscf.scf.RHF(mole).run()
+    from pyscf import gto, scf
+
+    mole = gto.M(atom="H 0 0 0; H 0 0 1.0", basis="sto-3g", verbose=0)
+    field = scf.RHF(mole).run()
     four = mole.intor("int2e")
     g, u = field.mo_coeff.T
     attraction = np.einsum("pqrs,p,q,r,s", four, g, g, u, u) * 27.211386
