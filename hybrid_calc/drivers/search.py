@@ -19,7 +19,12 @@ from hybrid_calc.drivers.barrier import Progress, SearchLimits
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import bonds_of, displacement_between, frozen_atoms
+from hybrid_calc.drivers.shape import (
+    bonds_of,
+    displacement_between,
+    distance_between,
+    frozen_atoms,
+)
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -33,6 +38,12 @@ RETREATS = 2
 
 RETREAT_ANG = 0.12
 """How far, A."""
+
+PATIENT_CONFIRMATIONS = 3
+"""After so many rounds about one saddle it is asked what it joins before all else."""
+
+NEAR_MINIMUM = 0.5
+"""An end of a downhill path with a smaller reference force is taken for a minimum, eV/A."""
 
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
@@ -171,6 +182,13 @@ class BarrierSearch:
             self.progress.doubt = f"the refit moved the barrier by {change:.3f} eV"
             self.progress.phase = "refine"
             return
+        self.progress.confirmations += 1
+        if self.progress.confirmations > PATIENT_CONFIRMATIONS:
+            # So uncertain a path may lead elsewhere: ask what the saddle joins first.
+            inflation = self.book.factor() / NORMAL_95
+            saddle = judge_saddle(self.template, surface, here, inflation=inflation)
+            if saddle.verdict == "first order" and not self._joined(surface, saddle):
+                return
         start = self._through(frames_at(self.template, here[None]))
         band = self._band_on(surface, start, self.settings.max_std_ev)
         self.progress.doubt = "the band through the climbing image is not confirmed"
@@ -213,6 +231,7 @@ class BarrierSearch:
             return
         self.progress.setbacks = max(0, self.progress.setbacks - 1)
         self.progress.saddle = label.positions.tolist()
+        self.progress.confirmations = 0
         doubts = []
         if force > self.settings.fmax_ev_per_ang:
             doubts.append(f"the reference's force at the climbing image is {force:.3f} eV/A")
@@ -272,8 +291,8 @@ class BarrierSearch:
             self.progress.push = saddle.modes[1].tolist()
             self.progress.last, self.progress.phase = "", "search"
             self.progress.doubt = "the climbing image has two negative modes"
-        else:
-            self._check_ends(self.book.surface(), saddle)
+        elif self._joined(self.book.surface(), saddle):
+            self.progress.done, self.progress.doubt = True, ""
 
     def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
         """Return the reference's curvature along the second mode, eV/A^2, for one label."""
@@ -282,20 +301,34 @@ class BarrierSearch:
         probe = self.book.ask(label.positions + step, PROBE, surface)
         return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
 
-    def _check_ends(self, surface: Surface, saddle: Saddle) -> None:
+    def _joined(self, surface: Surface, saddle: Saddle) -> bool:
         """Walk downhill on the surface to both sides; an unknown end earns a label."""
         numbers = self.template.numbers
         found = downhill_ends(self.template, surface, saddle)
         wanted = [bonds_of(numbers, end.positions) for end in self.ends]
         got = [bonds_of(numbers, one) for one in found]
         if got in (wanted, wanted[::-1]):
-            self.progress.done, self.progress.doubt = True, ""
-            return
+            return True
         self.progress.detours += 1
-        self.progress.doubt = "downhill from the climbing image lie other ends than asked for"
+        height = self._relative(surface, saddle.positions)
+        words, sure = [], True
         for one, bonds in zip(found, got, strict=True):
-            if bonds not in wanted:
-                self._ask(one, END, surface)
+            if bonds in wanted:
+                words.append(("reactant", "product")[wanted.index(bonds)])
+                continue
+            label = self._ask(one, END, surface)
+            sure &= label is not None and max_force(self.template, label) < NEAR_MINIMUM
+            energy = self._relative(surface, one)
+            if label is not None:
+                energy = label.energy - self.ends[0].energy
+            words.append(f"another minimum at {energy:.2f} eV ({_changes(wanted[0], bonds)})")
+        if sure:  # no further label would change that
+            self.progress.detours = self.limits.max_detours + 1
+        self.progress.doubt = (
+            f"the saddle at {height:.3f} eV joins {words[0]} and {words[1]}; "
+            "relax what lies between and search every step by itself"
+        )
+        return False
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
         self.progress.collapses += 1
@@ -308,7 +341,9 @@ class BarrierSearch:
         self._learn(surface)
 
     def _beside_an_end(self, here: NDArray[np.float64], surface: Surface) -> bool:
-        near = min(displacement_between(here, end.positions) for end in self.ends)
+        # Superposed, a light atom's way is shared by all; a mirror image has equal distances.
+        measures = (displacement_between, distance_between)
+        near = min(max(far(here, end.positions) for far in measures) for end in self.ends)
         highest = max(self._relative(surface, end.positions) for end in self.ends)
         lifted = self._relative(surface, here) - highest
         return near < self.limits.collapse_ang or lifted < self.limits.collapse_ev
@@ -351,3 +386,13 @@ class BarrierSearch:
         """Return the surface's energy above the reactant's label, eV."""
         energies, _ = evaluate_surface(surface, positions[None])
         return float(energies[0]) - self.ends[0].energy
+
+
+def _changes(before: frozenset[tuple[int, int]], after: frozenset[tuple[int, int]]) -> str:
+    """Say which bonds differ from the reactant's."""
+    parts = [
+        f"bond {first}-{second} {what}"
+        for what, bonds in (("formed", after - before), ("broken", before - after))
+        for first, second in sorted(bonds)
+    ]
+    return ", ".join(parts) or "the reactant's bonds"
