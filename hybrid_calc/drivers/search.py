@@ -31,7 +31,7 @@ FEW_INSIDE = 2
 """With fewer labels between the ends the amplitude is not taken from labels alone."""
 
 BOLDER_AFTER = 4
-"""After so many stops of uncertain bands the limit of the std has doubled, and so on."""
+"""After so many stops of uncertain bands the limits have doubled, and so on."""
 
 RETREATS = 2
 """How often a refused geometry is moved down its forces and asked again."""
@@ -148,9 +148,8 @@ class BarrierSearch:
 
     def _search(self, surface: Surface) -> None:
         """Relax a band and label its climbing image, or the one it is least sure of."""
-        # A hard path would be learned image by image and its top never asked: grow bolder.
-        bold = 1.0 + self.progress.unsure / BOLDER_AFTER
-        band = self._band_on(surface, self._displaced(), bold * self.settings.max_std_ev)
+        most = self._boldness() * self.settings.max_std_ev
+        band = self._band_on(surface, self._displaced(), most)
         high = self._may_rise(band, surface)
         if band.unsure is not None:
             self.progress.unsure += 1
@@ -163,6 +162,13 @@ class BarrierSearch:
         else:
             here, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(here, surface)
+
+    def _boldness(self) -> float:
+        """Return how far limits are stretched.
+
+        Else a hard path is learned image by image, and its top never asked.
+        """
+        return 1.0 + self.progress.unsure / BOLDER_AFTER
 
     def _refine(self, surface: Surface, label: SurfaceLabel) -> None:
         """Walk to the saddle from the climbing image labelled last, on a better surface."""
@@ -243,7 +249,7 @@ class BarrierSearch:
         if self.progress.phase == "search" or force < PROGRESS * self.progress.force:
             self.progress.refinements = 0
             self.progress.force = force
-        near = force < self.limits.refine_ev_per_ang
+        near = force < self._boldness() * self.limits.refine_ev_per_ang
         self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
 
     def _ask(
