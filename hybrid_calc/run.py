@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hybrid_calc.calculator import HybridCalculator
-from hybrid_calc.config import RunSettings, build_calculator, build_structure
+from hybrid_calc.config.build import build_calculator, build_structure
+from hybrid_calc.config.job import RunSettings
 from hybrid_calc.drivers.ase_neb import run_neb
 from hybrid_calc.drivers.ase_relax import run_relax
 from hybrid_calc.drivers.folder import RunFolder

@@ -12,19 +12,17 @@ import yaml
 from ase import Atoms
 from pydantic import BaseModel
 
-from hybrid_calc.config import (
-    LevelSettings,
-    MaceSettings,
-    PySCFSettings,
-    RunSettings,
-    StructureSettings,
-    ToySettings,
+from hybrid_calc.config.build import (
     build_calculator,
     build_committee,
     build_reference,
     build_structure,
-    load_settings,
 )
+from hybrid_calc.config.committee import MaceSettings, ToySettings
+from hybrid_calc.config.job import RunSettings, StructureSettings
+from hybrid_calc.config.level import LevelSettings
+from hybrid_calc.config.load import load_settings
+from hybrid_calc.config.reference import PySCFSettings
 from hybrid_calc.errors import CommitteeError, LevelMismatchError, SettingsError, StructureError
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL

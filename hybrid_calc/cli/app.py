@@ -36,7 +36,7 @@ def run(
     """Run a job: MD, optimisation or NEB."""
     from rich.console import Console
 
-    from hybrid_calc.config import load_settings
+    from hybrid_calc.config.load import load_settings
     from hybrid_calc.run import EXIT_CODES, run_job
 
     settings = load_settings(config, set_)
@@ -81,7 +81,7 @@ def import_(
 ) -> None:
     """Turn MACE .model files into one file of numbers."""
     from hybrid_calc.committee.bundle import file_digest, import_files
-    from hybrid_calc.config import level_from_text
+    from hybrid_calc.config.level import level_from_text
     from hybrid_calc.report.committee import print_header
 
     header = import_files(

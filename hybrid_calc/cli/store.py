@@ -221,7 +221,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Put the frames of a file into a store; frames that are there already stay."""
-    from hybrid_calc.config import level_from_text
+    from hybrid_calc.config.level import level_from_text
     from hybrid_calc.report.store import print_merged
     from hybrid_calc.store.frames import FrameStore
     from hybrid_calc.store.importing import merge, read_frames
@@ -280,7 +280,8 @@ _FORMATS = {".db": Format.DB, ".zip": Format.ARCHIVE}
 def _recompute(store: FrameStore, count: int, config: Path | None, seed: int) -> list[Recomputed]:
     import numpy as np
 
-    from hybrid_calc.config import build_reference, load_settings
+    from hybrid_calc.config.build import build_reference
+    from hybrid_calc.config.load import load_settings
     from hybrid_calc.errors import InputError
     from hybrid_calc.store.verify import recompute
 
@@ -296,7 +297,8 @@ def _recompute(store: FrameStore, count: int, config: Path | None, seed: int) ->
 def _farthest(
     store: FrameStore, places: NDArray[np.int64], count: int, config: Path | None
 ) -> NDArray[np.int64]:
-    from hybrid_calc.config import build_committee, load_settings
+    from hybrid_calc.config.build import build_committee
+    from hybrid_calc.config.load import load_settings
     from hybrid_calc.errors import InputError
     from hybrid_calc.store.diversity import farthest_frames
 

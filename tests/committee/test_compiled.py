@@ -17,7 +17,8 @@ from hybrid_calc.committee import compiled
 from hybrid_calc.committee.bundle import import_files
 from hybrid_calc.committee.graph import Room
 from hybrid_calc.committee.mace import MaceCommittee
-from hybrid_calc.config import BundleSettings, MaceSettings, build_committee
+from hybrid_calc.config.build import build_committee
+from hybrid_calc.config.committee import BundleSettings, MaceSettings
 from hybrid_calc.errors import CommitteeError, PredictionFailed
 from tests.committee.mace_networks import crowded_cell, ethanol, random_members, stock
 

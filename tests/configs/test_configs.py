@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 import pytest
 
-from hybrid_calc.config import load_settings
+from hybrid_calc.config.load import load_settings
 from tests.cli.conftest import jobs  # noqa: F401 - a fixture
 from tests.cli.jobs import decisions_of, summary_of
 

@@ -1,0 +1,1 @@
+"""Settings files: YAML in, validated settings out, objects made from them."""

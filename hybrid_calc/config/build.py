@@ -1,0 +1,219 @@
+"""Objects made from settings."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
+
+from ase import Atoms
+
+from hybrid_calc.calculator import HybridCalculator
+from hybrid_calc.committee.prediction import Committee
+from hybrid_calc.config.committee import (
+    AniSettings,
+    BundleSettings,
+    CommitteeSettings,
+    ExternalSettings,
+    FoundationSettings,
+    ToySettings,
+)
+from hybrid_calc.config.job import RunSettings, StructureSettings
+from hybrid_calc.config.reference import ReferenceSettings, ToyReferenceSettings, XtbSettings
+from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
+from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
+from hybrid_calc.reference.label import Reference
+from hybrid_calc.reference.pyscf_backend import PySCFReference
+from hybrid_calc.store.frames import FrameStore
+
+
+def build_structure(settings: StructureSettings, base: Path) -> Atoms:
+    """Return the structure of a job.
+
+    Parameters
+    ----------
+    settings
+        Of the structure.
+    base
+        Folder that relative paths start from.
+
+    Raises
+    ------
+    SettingsError
+        Neither or both of file and molecule, or one that is not there.
+    StructureError
+        The structure cannot be computed by anybody.
+    """
+    if (settings.file is None) == (settings.molecule is None):
+        raise SettingsError("structure needs either file or molecule, not both and not neither.")
+    atoms = (
+        _from_file(base / settings.file)
+        if settings.file is not None
+        else _from_name(str(settings.molecule))
+    )
+    if settings.charge is not None:
+        atoms.info["charge"] = settings.charge
+    if settings.multiplicity is not None:
+        atoms.info["spin"] = settings.multiplicity
+    check_structure(atoms)
+    charge_of(atoms), multiplicity_of(atoms)
+    return atoms
+
+
+def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
+    """Return the committee; paths start from `base`."""
+    if isinstance(settings, ToySettings):
+        from hybrid_calc.committee.toy import ToyCommittee
+
+        return ToyCommittee(
+            settings.members, perturbation=settings.perturbation, seed=settings.seed
+        )
+    if isinstance(settings, AniSettings):
+        from hybrid_calc.committee.ani import AniCommittee
+
+        return AniCommittee(settings.model)
+    if isinstance(settings, ExternalSettings):
+        return _external_committee(settings)
+    if isinstance(settings, BundleSettings):
+        from hybrid_calc.committee.bundle import load_committee
+
+        return load_committee(
+            base / settings.file,
+            dtype=settings.dtype,
+            device=settings.device,
+            compile=settings.compile,
+        )
+    if isinstance(settings, FoundationSettings):
+        from hybrid_calc.committee.foundation import foundation_committee
+
+        return foundation_committee(
+            settings.models,
+            family=settings.family,
+            trust=settings.trust,
+            dtype=settings.dtype,
+            device=settings.device,
+        )
+    from hybrid_calc.committee.mace import MaceCommittee
+
+    return MaceCommittee.from_files(
+        _model_files(settings.files, base),
+        trust=settings.trust,
+        dtype=settings.dtype,
+        device=settings.device,
+        compile=settings.compile,
+        level=None if settings.level is None else settings.level.to_level(),
+    )
+
+
+def _external_committee(settings: ExternalSettings) -> Committee:
+    from hybrid_calc.committee.external import ExternalMember
+    from hybrid_calc.committee.members import MembersCommittee
+
+    members = [
+        ExternalMember(
+            one.calculator,
+            one.arguments,
+            python=one.python or sys.executable,
+            command=one.command,
+            timeout_s=one.timeout_s,
+        )
+        for one in settings.members
+    ]
+    level = None if settings.level is None else settings.level.to_level()
+    return MembersCommittee(members, name="external", level=level)
+
+
+def build_reference(settings: ReferenceSettings) -> Reference:
+    """Return the reference; its worker starts at the first label."""
+    if isinstance(settings, ToyReferenceSettings):
+        from hybrid_calc.reference.toy import ToyReference
+
+        return ToyReference()
+    if isinstance(settings, XtbSettings):
+        from hybrid_calc.reference.ase_backend import gfn2_xtb
+
+        return gfn2_xtb()
+    return PySCFReference(
+        settings.level.to_level(),
+        threads=settings.threads,
+        max_memory_mb=settings.max_memory_mb,
+        wall_limit_s=settings.wall_limit_s,
+        warm_start=settings.warm_start,
+        cold_share=settings.cold_share,
+        stability=settings.stability,
+        when_unstable=settings.when_unstable,
+    )
+
+
+def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridCalculator:
+    """Return the calculator of a job.
+
+    Parameters
+    ----------
+    settings
+        Of the job.
+    base
+        Folder of the settings file.
+    output
+        Folder of the run, which holds the store unless the settings name another.
+
+    Raises
+    ------
+    SettingsError
+        The store's path is some other file.
+    """
+    path = output / "run.h5" if settings.store is None else base / settings.store
+    try:
+        store = FrameStore(path)
+    except StoreDamagedError as error:
+        raise SettingsError(f"store: {error}") from error
+    return HybridCalculator(
+        build_committee(settings.committee, base),
+        build_reference(settings.reference),
+        settings.gate,
+        store,
+        limits=settings.flags,
+        allow_level_mismatch=settings.allow_level_mismatch,
+    )
+
+
+def _model_files(files: Sequence[str] | str, base: Path) -> list[Path]:
+    """Return the files of names and patterns; a name without a file is kept as it is."""
+    found: list[Path] = []
+    for name in [files] if isinstance(files, str) else files:
+        found += [base / match for match in sorted(glob(name, root_dir=base)) or [name]]
+    return found
+
+
+def _from_file(path: Path) -> Atoms:
+    import ase.io
+
+    if not path.is_file():
+        raise SettingsError(f"structure file {path} is not there.")
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE's readers raise whatever they meet
+        raise StructureError(
+            f"structure file {path} cannot be read by ASE: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(atoms, Atoms):
+        raise StructureError(f"structure file {path} holds no single structure.")
+    atoms.calc = None
+    return atoms
+
+
+def _from_name(name: str) -> Atoms:
+    from ase.build import molecule
+    from ase.collections import g2
+
+    try:
+        atoms: Atoms = molecule(name)
+        return atoms
+    except KeyError as error:
+        near = difflib.get_close_matches(name, g2.names, n=3)
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise SettingsError(
+            f"ase.build.molecule knows no {name!r}{hint}. Give structure.file instead."
+        ) from error

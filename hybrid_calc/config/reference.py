@@ -1,0 +1,64 @@
+"""Who answers where the committee cannot, in settings files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from hybrid_calc.config.base import Settings
+from hybrid_calc.config.level import LevelSettings, named_level
+
+
+class PySCFSettings(Settings):
+    """DFT by PySCF in a worker process."""
+
+    kind: Literal["pyscf"] = "pyscf"
+    level: LevelSettings = Field(
+        LevelSettings.model_validate(named_level("ani-1x")),
+        description="Level of theory: ani-1x (wB97X/6-31G(d), what ANI-1x learned), mace-off, "
+        "rmd17, pbe-d3, balanced, fast, one of them with -strict, or the keys of a level.",
+    )
+    threads: int = Field(1, ge=1, description="Threads of the worker; one is best for 10 atoms.")
+    max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")
+    wall_limit_s: float = Field(3600.0, gt=0, description="Time for one label, s.")
+    warm_start: bool = Field(
+        False,
+        description="Start from the densities of geometries before: labels then depend on them "
+        "within the SCF's convergence, and a resumed run is no longer the same to the bit.",
+    )
+    cold_share: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of warm-started labels solved cold as well, to detect a locked state.",
+    )
+    stability: Literal["auto", "always", "never"] = Field(
+        "never",
+        description="Whether to ask if the state is a minimum; auto: where bonds look broken, "
+        "gaps are small, shells open. Each question costs one to three times the SCF.",
+    )
+    when_unstable: Literal["unrestricted", "reject"] = Field(
+        "unrestricted",
+        description="What to do with an unstable restricted singlet: take the unrestricted state "
+        "below it, or reject the label as multireference suspected.",
+    )
+
+    _named = field_validator("level", mode="before")(named_level)
+
+
+class XtbSettings(Settings):
+    """GFN2-xTB through tblite: a cheap stand-in for DFT."""
+
+    kind: Literal["xtb"] = "xtb"
+
+
+class ToyReferenceSettings(Settings):
+    """The Lennard-Jones truth behind the toy committee."""
+
+    kind: Literal["toy"] = "toy"
+
+
+ReferenceSettings = Annotated[
+    PySCFSettings | XtbSettings | ToyReferenceSettings, Field(discriminator="kind")
+]
