@@ -23,6 +23,7 @@ from ase.md.verlet import VelocityVerlet
 from hybrid_calc import AniCommittee, GateSettings, HybridCalculator, ToyReference
 from hybrid_calc.drivers.folder import RunFolder
 from hybrid_calc.gate.evidence import Validated
+from hybrid_calc.gate.settings import PRESETS
 
 EVIDENCE = 50
 """Validated frames that trust is looked up in."""
@@ -51,7 +52,9 @@ def one_system(atoms: Atoms, committee: AniCommittee, steps: int) -> tuple[float
     Means, because some work (lines of the decision log) is done every few steps.
     """
     settings = GateSettings(
-        force_tolerance_ev_per_ang=100.0, audit_probability=0.0, trust_radius=1e6
+        force_tolerance_ev_per_ang=100.0,
+        policies=PRESETS["all"] - {"audit"},
+        trust_radius=1e6,
     )
     calculator = HybridCalculator(committee, ToyReference(), settings, allow_level_mismatch=True)
     atoms.calc = calculator

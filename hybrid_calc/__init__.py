@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hybrid_calc.answer.step import Step
     from hybrid_calc.calculator import HybridCalculator, HybridHandle
     from hybrid_calc.committee.ani import AniCommittee
     from hybrid_calc.committee.mace import MaceCommittee
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from hybrid_calc.committee.toy import ToyCommittee
     from hybrid_calc.drivers.neb import HybridNEB
     from hybrid_calc.drivers.relax import HybridRelax
-    from hybrid_calc.engine import Step
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.gate import Gate
     from hybrid_calc.gate.settings import GateSettings
@@ -83,7 +83,7 @@ _HOMES = {
     "PySCFReference": "reference.pyscf_backend",
     "Record": "store.record",
     "Reference": "reference.label",
-    "Step": "engine",
+    "Step": "answer.step",
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",

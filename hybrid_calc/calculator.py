@@ -10,9 +10,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from hybrid_calc.answer.step import Step
+from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
-from hybrid_calc.engine import Engine, Step, Trajectory
+from hybrid_calc.engine import Engine
 from hybrid_calc.errors import ReferenceFailed, StructureError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.gate import Gate

@@ -8,14 +8,12 @@ one at a time.
 from __future__ import annotations
 
 import datetime
-import math
 import platform
 import threading
 import time
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any
 
@@ -23,17 +21,25 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hybrid_calc.answer.alignment import Alignments
+from hybrid_calc.answer.step import Step, evidence_of
+from hybrid_calc.answer.tally import Tally
+from hybrid_calc.answer.timing import timed
+from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
-from hybrid_calc.committee.spread import energy_spread_per_atom, force_spread, max_force_error
+from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import PredictionFailed, ReferenceFailed
 from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.labelled import least_label_probability
+from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
-from hybrid_calc.gate.regime import Regime, classify
+from hybrid_calc.gate.regime import classify
+from hybrid_calc.gate.signals import observe
 from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import CarefulReference, Label, Reference
 from hybrid_calc.store.frames import FrameStore
@@ -42,243 +48,6 @@ from hybrid_calc.store.record import Record
 
 REMEMBERED_GEOMETRIES = 256
 """Answers kept for geometries that drivers ask for again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """Everything that happened to one geometry.
-
-    Attributes
-    ----------
-    index
-        Geometries of the engine before this one.
-    prediction
-        What the committee said, None where it could not.
-    flags
-        What physics said.
-    regime
-        Kind of geometry.
-    decision
-        Who was to answer and why.
-    source
-        Who answered: an audit that found nothing leaves the answer to the committee.
-    label
-        What the reference said, raw, or None.
-    energy
-        The answer, eV, on the committee's energy zero.
-    forces
-        The answer, eV/A, shape (N, 3).
-    stress
-        The answer, Voigt-6, eV/A^3, or None.
-    energy_jump
-        Change of the potential energy because the source changed here, eV.
-    force_error, energy_error
-        Of the committee against the label, eV/A and eV; None without both.
-    good
-        Whether those were within tolerance; None without both.
-    verified
-        False where the reference should have answered and could not.
-    seconds
-        Wall time by stage, s.
-    """
-
-    index: int
-    prediction: Prediction | None
-    flags: FlagReport
-    regime: Regime
-    decision: Decision
-    source: Source
-    label: Label | None
-    energy: float
-    forces: NDArray[np.float64]
-    stress: NDArray[np.float64] | None
-    energy_jump: float
-    force_error: float | None
-    energy_error: float | None
-    good: bool | None
-    verified: bool
-    seconds: dict[str, float]
-
-    def __str__(self) -> str:
-        lines = [f"geometry {self.index}, {self.regime}: answered by the {self.source}"]
-        if self.force_error is not None and self.energy_error is not None:
-            lines[0] += (
-                f", committee off by {self.force_error:.2f} eV/A and {self.energy_error:+.3f} eV"
-            )
-        if not self.verified:
-            lines[0] += ", UNVERIFIED"
-        lines += [f"- {reason.policy}: {reason.detail}" for reason in self.decision.reasons]
-        lines += [f"- not asked, {r.policy}: {r.detail}" for r in self.decision.unpaid]
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return one JSON-able line about the step, without the arrays."""
-        decision = self.decision
-        return {
-            "index": self.index,
-            "source": self.source.value,
-            "regime": str(self.regime),
-            "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
-            "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],
-            "flags": [str(flag) for flag in self.flags.flags],
-            "spread": None if math.isnan(decision.spread) else decision.spread,
-            "factor": decision.factor,
-            "threshold": decision.threshold,
-            "trusted_neighbours": decision.trust.neighbours,
-            "audit_probability": decision.audit_probability,
-            "labelled": self.label is not None,
-            "energy": self.energy,
-            "energy_jump": self.energy_jump,
-            "force_error": self.force_error,
-            "energy_error": self.energy_error,
-            "good": self.good,
-            "verified": self.verified,
-            "seconds": self.seconds,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alignment:
-    """The energy zeros of the two levels for one composition.
-
-    Attributes
-    ----------
-    committee, reference
-        What is subtracted from each one's energies, eV; None while not known.
-    """
-
-    committee: float | None = None
-    reference: float | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether both are known."""
-        return self.committee is not None and self.reference is not None
-
-    def of_committee(self, prediction: Prediction) -> float:
-        """Return the committee's energy on the common zero, eV."""
-        return prediction.energy - (self.committee or 0.0)
-
-    def of_reference(self, label: Label) -> float:
-        """Return the reference's energy on the common zero, eV."""
-        return label.energy - (self.reference or 0.0)
-
-
-UNALIGNED = Alignment()
-
-
-@dataclass(slots=True, kw_only=True)
-class Trajectory:
-    """What must be remembered from one geometry of a trajectory to the next.
-
-    Attributes
-    ----------
-    monitor
-        Memory of the flags.
-    source
-        Who answered last, None at the start.
-    difference
-        Aligned reference energy minus committee energy where both were last known, eV.
-    jump_sum
-        Sum of all energy jumps, eV: kinetic plus potential energy minus this
-        is what MD conserves.
-    parent
-        Content hash of the last frame of this trajectory that was stored;
-        empty before the first.
-    last
-        Bytes of the geometry looked at last, with what was seen; a geometry
-        asked again at once, after an error say, is not looked at twice.
-    """
-
-    monitor: Monitor
-    source: Source | None = None
-    difference: float = 0.0
-    jump_sum: float = 0.0
-    parent: str = ""
-    last: tuple[tuple[bytes, ...], Survey] | None = None
-
-    def survey(self, atoms: Atoms, key: tuple[bytes, ...]) -> Survey:
-        """Look at a geometry, once however often it is asked for in a row."""
-        if self.last is None or self.last[0] != key:
-            self.last = (key, self.monitor.survey(atoms))
-        return self.last[1]
-
-    def revisit(self, atoms: Atoms, key: tuple[bytes, ...], step: Step) -> Step:
-        """Take in a geometry that the engine answered before; return its step with our jump."""
-        if self.last is not None and self.last[0] == key:
-            return step
-        self.survey(atoms, key)
-        difference = None if step.energy_error is None else -step.energy_error
-        jump = self.jump_to(step.source, difference)
-        return step if jump == step.energy_jump else replace(step, energy_jump=jump)
-
-    def jump_to(self, source: Source, difference: float | None) -> float:
-        """Note who answers now and return the energy jump, eV.
-
-        A change to the reference jumps here, where both energies are known;
-        a change back jumps by what was last known of their difference.
-        """
-        before, self.source = self.source, source
-        if difference is not None:
-            self.difference = difference
-        if before is None or before is source:
-            return 0.0
-        jump = self.difference if source is Source.REFERENCE else -self.difference
-        self.jump_sum += jump
-        return jump
-
-    def state(self) -> dict[str, Any]:
-        """Return everything as JSON-able data."""
-        return {
-            "monitor": self.monitor.state(),
-            "source": None if self.source is None else self.source.value,
-            "difference": self.difference,
-            "jump_sum": self.jump_sum,
-            "parent": self.parent,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned."""
-        self.monitor.restore(state["monitor"])
-        self.source = None if state["source"] is None else Source(state["source"])
-        self.difference, self.jump_sum = state["difference"], state["jump_sum"]
-        self.parent = state.get("parent", "")
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """Counts over all geometries of an engine.
-
-    Attributes
-    ----------
-    geometries
-        Different geometries answered.
-    labels
-        Geometries labelled by the reference, reused ones included.
-    reused
-        Labels that the store had already.
-    failures
-        Reference failures.
-    unverified
-        Geometries whose answer should have been the reference's and is not.
-    reasons
-        Times each policy asked.
-    seconds
-        Wall time by stage, s.
-    """
-
-    geometries: int = 0
-    labels: int = 0
-    reused: int = 0
-    failures: int = 0
-    unverified: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        why = ", ".join(f"{policy} {times}" for policy, times in self.reasons.most_common())
-        asked = f"{self.geometries} geometries, {self.labels} labelled by the reference"
-        return f"{asked} ({why})" if why else asked
 
 
 class Engine:
@@ -331,12 +100,13 @@ class Engine:
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
         self.seeds: dict[str, int] = {"audits": gate.settings.seed}
-        self._alignments: dict[str, Alignment] = {}
+        self._zeros = Alignments()
         self._steps: OrderedDict[tuple[bytes, ...], Step] = OrderedDict()
         self._ahead: dict[tuple[bytes, ...], Prediction] = {}
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
+        gate.bind(committee.info.identity)
 
     def new_trajectory(self) -> Trajectory:
         """Return an empty memory for one more trajectory."""
@@ -406,7 +176,7 @@ class Engine:
                 return
             self._ahead.update(zip(wanted, predictions, strict=True))
             spent = time.perf_counter() - start
-            self.tally.seconds["committee"] = self.tally.seconds.get("committee", 0.0) + spent
+            self.tally.spend("committee", spent)
 
     def close(self) -> None:
         """Release committee and reference and bring the store's file up to date."""
@@ -417,21 +187,10 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, JSON-able."""
-        tally = self.tally
         return {
             "gate": self.gate.state(),
-            "zeros": {
-                name: [zero.committee, zero.reference] for name, zero in self._alignments.items()
-            },
-            "tally": {
-                "geometries": tally.geometries,
-                "labels": tally.labels,
-                "reused": tally.reused,
-                "failures": tally.failures,
-                "unverified": tally.unverified,
-                "reasons": dict(tally.reasons),
-                "seconds": dict(tally.seconds),
-            },
+            "zeros": self._zeros.state(),
+            "tally": self.tally.state(),
             "run": self.run,
             "committee": self.committee.info.identity,
         }
@@ -439,14 +198,8 @@ class Engine:
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self.gate.restore(state["gate"])
-        self._alignments = {
-            name: Alignment(committee=committee, reference=reference)
-            for name, (committee, reference) in state["zeros"].items()
-        }
-        counts = dict(state["tally"])
-        self.tally = Tally(
-            reasons=Counter(counts.pop("reasons")), seconds=dict(counts.pop("seconds")), **counts
-        )
+        self._zeros.restore(state["zeros"])
+        self.tally = Tally.of(state["tally"])
         self.run = state["run"]
         if self.store is not None:  # calls made after the state was written were paid for too
             asked = [r.meta["reasons"] for r in self.store.select(Query(run=self.run))]
@@ -464,34 +217,36 @@ class Engine:
         wanted: str,
     ) -> Step:
         seconds: dict[str, float] = {}
-        with _timed(seconds, "flags"):
+        with timed(seconds, "flags"):
             survey = trajectory.survey(atoms, key)
-        with _timed(seconds, "committee"):
+        with timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, key, survey)
-        with _timed(seconds, "gate"):
+        with timed(seconds, "gate"):
             regime = classify(composition, survey.report, self.limits)
-            wanted = wanted or self._unaligned(composition, prediction)
-            decision = self.gate.decide(prediction, survey, regime, wanted=wanted)
+            wanted = wanted or self._zeros.missing(composition, prediction)
+            novelty = self._novelty(atoms, prediction)
+            observation = observe(prediction, survey, regime, novelty=novelty)
+            decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
         label = None
         if decision.source is Source.REFERENCE:
-            with _timed(seconds, "reference"):
-                label = self._label(atoms, trajectory, prediction, survey, decision)
-        with _timed(seconds, "gate"):
+            with timed(seconds, "reference"):
+                label = self._label(atoms, trajectory, prediction, observation, decision)
+        with timed(seconds, "gate"):
             step = self._settle(
                 composition,
                 trajectory=trajectory,
                 prediction=prediction,
-                survey=survey,
+                observation=observation,
                 decision=decision,
                 label=label,
                 seconds=seconds,
             )
         if label is not None and self.store is not None:
-            with _timed(seconds, "store"):
+            with timed(seconds, "store"):
                 record = self._record(atoms, trajectory, step)
                 self.store.append(record)
                 trajectory.parent = record.identity
-        self._count(step)
+        self.tally.add(step)
         return step
 
     def _predict(
@@ -515,12 +270,19 @@ class Engine:
             )
             return None, Survey(report=report, fingerprint=survey.fingerprint)
 
+    def _novelty(self, atoms: Atoms, prediction: Prediction | None) -> NDArray[np.float64] | None:
+        """Return how far each atom is from the training data, None where nobody knows."""
+        calibration = self.gate.usable_calibration
+        if calibration is None or prediction is None or prediction.descriptors is None:
+            return None
+        return calibration.novelty(prediction.descriptors, atoms.numbers)
+
     def _label(
         self,
         atoms: Atoms,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
     ) -> Label | None:
         """Return the label, from the store where it is known; None where failure is tolerated."""
@@ -531,7 +293,8 @@ class Engine:
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
-            if isinstance(self.reference, CarefulReference) and survey.report.of(Severity.REGIME):
+            doubtful = observation.report.of(Severity.REGIME)
+            if isinstance(self.reference, CarefulReference) and doubtful:
                 return self.reference.label_doubtful(atoms)
             return self.reference.label(atoms)
         except ReferenceFailed as error:
@@ -540,11 +303,11 @@ class Engine:
                 atoms,
                 trajectory=trajectory,
                 prediction=prediction,
-                survey=survey,
+                observation=observation,
                 decision=decision,
                 error=error,
             )
-            hard = survey.report.of(Severity.HARD)
+            hard = observation.report.of(Severity.HARD)
             tolerated = self.gate.settings.when_reference_fails == "continue"
             if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
                 raise
@@ -556,20 +319,20 @@ class Engine:
         *,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
         label: Label | None,
         seconds: dict[str, float],
     ) -> Step:
         """Choose the answer, align its energy, and learn from the label."""
-        zero = self._align(composition, prediction, label)
+        zero = self._zeros.align(composition, prediction, label)
         force_error = energy_error = good = None
         difference = None
         if label is not None and prediction is not None:
             difference = zero.of_reference(label) - zero.of_committee(prediction)
             force_error = max_force_error(prediction.mean_forces, label.forces)
             energy_error = -difference
-            good = self.gate.learn(decision, survey, force_error, energy_error)
+            good = self.gate.learn(decision, observation, force_error, energy_error)
         if label is not None and not (decision.is_audit and good):
             source = Source.REFERENCE
             energy, forces, stress = zero.of_reference(label), label.forces, label.stress
@@ -586,7 +349,8 @@ class Engine:
         return Step(
             index=self.tally.geometries,
             prediction=prediction,
-            flags=survey.report,
+            flags=observation.report,
+            observation=observation,
             regime=decision.regime,
             decision=decision,
             source=source,
@@ -602,54 +366,12 @@ class Engine:
             seconds=seconds,
         )
 
-    def _align(
-        self, composition: Composition, prediction: Prediction | None, label: Label | None
-    ) -> Alignment:
-        """Return what to subtract from each level's energies for this composition.
-
-        Whoever answers first keeps its own zero.  The other's is set at the
-        first geometry that both know, so that they agree there, and is then
-        never changed: a change would be a jump.
-
-        Raises
-        ------
-        PredictionFailed
-            The committee answered before, cannot now, and no label has yet
-            told how far apart the two zeros are.
-        """
-        key = composition.name
-        known = self._alignments.get(key, UNALIGNED)
-        if known.complete:
-            return known
-        if label is not None and prediction is not None:
-            between = label.energy - prediction.energy
-            if known.reference is None:
-                known = Alignment(committee=0.0, reference=between)
-            else:
-                known = Alignment(committee=known.reference - between, reference=known.reference)
-        elif label is not None and known.reference is None:
-            if known.committee is not None:
-                raise PredictionFailed(
-                    "the committee answered this molecule before and fails at this geometry, and "
-                    "no label tells how far apart the energy zeros of committee and reference "
-                    "are. Label one geometry first: keep gate.policies with unseen."
-                )
-            known = Alignment(reference=0.0)
-        elif label is None and prediction is not None and known.committee is None:
-            known = Alignment(committee=0.0)
-        self._alignments[key] = known
-        return known
-
-    def _unaligned(self, composition: Composition, prediction: Prediction | None) -> str:
-        """Return why a label is needed before the committee may answer; empty where it may."""
-        known = self._alignments.get(composition.name)
-        if prediction is None or known is None or known.committee is not None:
-            return ""
-        return "the energy zeros of committee and reference are not aligned yet"
-
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
-        meta = step.to_dict() | _evidence(step.decision, step.prediction)
+        meta = step.to_dict() | evidence_of(step.decision, step.observation)
         meta |= self._provenance(trajectory)
+        meta["least_label_probability"] = least_label_probability(
+            self.gate.settings, step.decision
+        )
         del meta["seconds"]
         return Record.of(
             atoms,
@@ -665,7 +387,7 @@ class Engine:
         *,
         trajectory: Trajectory,
         prediction: Prediction | None,
-        survey: Survey,
+        observation: Observation,
         decision: Decision,
         error: ReferenceFailed,
     ) -> None:
@@ -675,10 +397,10 @@ class Engine:
         meta = {
             "regime": str(decision.regime),
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
-            "flags": [str(flag) for flag in survey.report.flags],
+            "flags": [str(flag) for flag in observation.report.flags],
             "audit_probability": decision.audit_probability,
             "details": error.details,
-        } | _evidence(decision, prediction)
+        } | evidence_of(decision, observation)
         self.store.append(
             Record.of(
                 atoms,
@@ -701,52 +423,6 @@ class Engine:
             "versions": self._versions,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-
-    def _count(self, step: Step) -> None:
-        tally = self.tally
-        tally.geometries += 1
-        tally.labels += step.label is not None
-        tally.unverified += not step.verified
-        if step.decision.reasons:
-            tally.reasons.update(step.decision.policies)
-        for stage, spent in step.seconds.items():
-            tally.seconds[stage] = tally.seconds.get(stage, 0.0) + spent
-
-
-def _evidence(decision: Decision, prediction: Prediction | None) -> dict[str, Any]:
-    """Return what a decision rested on: the committee's signals and validated frames nearby."""
-    trust = decision.trust
-    signals: dict[str, Any] = {}
-    if prediction is not None and len(prediction.energies) > 1:
-        spread = force_spread(prediction.forces)
-        signals = {
-            "force_spread": float(spread.max()),
-            "worst_atom": int(spread.argmax()),
-            "energy_spread_per_atom": energy_spread_per_atom(prediction.energies, len(spread)),
-        }
-    nearest = trust.nearest if math.isfinite(trust.nearest) else None
-    evidence = {
-        "neighbours": trust.neighbours,
-        "nearest": nearest,
-        "worst_error": trust.worst_error,
-    }
-    return {"signals": signals, "evidence": evidence}
-
-
-class _timed:  # noqa: N801 - reads as a function; a generator would cost five times as much
-    """Add the time spent inside to a stage."""
-
-    __slots__ = ("_seconds", "_stage", "_start")
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self._seconds, self._stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        spent = time.perf_counter() - self._start
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + spent
 
 
 def _versions() -> dict[str, str]:

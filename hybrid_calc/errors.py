@@ -7,6 +7,7 @@
     │   ├── CommitteeError                     members that do not make a committee
     │   ├── UntrustedFileError                 a pickle nobody vouched for
     │   ├── BundleError                        a committee file that is not what it should be
+    │   ├── CalibrationError                   a calibration that is none, or of something else
     │   ├── LevelMismatchError                 two levels of theory would be mixed
     │   └── SettingsError                      a settings file or value
     ├── MissingPackageError (ImportError)      an optional package is needed
@@ -32,6 +33,7 @@ from ase.calculators.calculator import CalculationFailed, SCFError
 __all__ = [
     "BudgetExhausted",
     "BundleError",
+    "CalibrationError",
     "CommitteeError",
     "HybridCalcError",
     "InputError",
@@ -79,6 +81,10 @@ class UntrustedFileError(InputError):
 
 class BundleError(InputError):
     """A committee bundle cannot be read or written, or is not what was written."""
+
+
+class CalibrationError(InputError):
+    """A calibration cannot be read or written, or was made for something else."""
 
 
 class LevelMismatchError(InputError):

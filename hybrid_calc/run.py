@@ -16,6 +16,7 @@ from ase import Atoms
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hybrid_calc.answer.step import Step
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.config.build import build_calculator, build_structure
 from hybrid_calc.config.job import RunSettings
@@ -24,7 +25,6 @@ from hybrid_calc.drivers.ase_relax import run_relax
 from hybrid_calc.drivers.folder import RunFolder
 from hybrid_calc.drivers.job import Ending, Job, Outcome
 from hybrid_calc.drivers.md import run_md
-from hybrid_calc.engine import Step
 from hybrid_calc.errors import SettingsError
 from hybrid_calc.gate.gate import ToleranceWarning
 from hybrid_calc.report.summary import ErrorLog, print_summary, summarise

@@ -26,6 +26,7 @@ LAYERS = (
     ("flags", "correction"),
     ("gate",),
     ("reference", "store"),
+    ("answer",),
     ("engine",),
     ("calculator",),
     ("drivers",),

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
-from hybrid_calc.engine import Step
+from hybrid_calc.answer.step import Step
 from hybrid_calc.errors import InputError
 
 LINES_AT_ONCE = 20

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from hybrid_calc.answer.step import Step
 from hybrid_calc.calculator import HybridCalculator, HybridHandle
 from hybrid_calc.drivers.folder import RunFolder
-from hybrid_calc.engine import Step
 from hybrid_calc.errors import InputError, PredictionFailed
 
 

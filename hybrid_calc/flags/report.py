@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Severity(StrEnum):
@@ -51,6 +53,24 @@ class Flag:
         where = f" at atoms {', '.join(map(str, self.atoms))}" if self.atoms else ""
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name}{where}: {self.value:.3g}{unit} against {self.limit:.3g}{unit}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-able."""
+        return {
+            "name": self.name,
+            "severity": self.severity.value,
+            "atoms": list(self.atoms),
+            "value": self.value,
+            "limit": self.limit,
+            "unit": self.unit,
+            "trustable": self.trustable,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Flag:
+        """Return what `to_dict` described."""
+        more = {"severity": Severity(data["severity"]), "atoms": tuple(data["atoms"])}
+        return cls(**{**data, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

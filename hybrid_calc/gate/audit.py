@@ -3,24 +3,121 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hybrid_calc.gate.calibration import missed_failures
+from hybrid_calc.gate.regime import Regime
 
 
-def wilson_interval(hits: float, trials: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson 1927).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """The share of all geometries that are bad and were not flagged, as audits see it.
 
-    Parameters
+    Attributes
     ----------
-    hits, trials
-        Bad frames among the audited ones; not whole where frames are weighted.
-    confidence
-        Two-sided.
+    estimate
+        Of the share; NaN without audits.
+    low, high
+        Its interval, 95 %.
+    audits, bad
+        Geometries labelled by chance alone, and those of them that were bad.
+    unflagged_share
+        Share of all geometries that nothing but chance could have labelled.
     """
-    if trials == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = hits / trials
-    scale = 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / scale
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+
+    estimate: float
+    low: float
+    high: float
+    audits: int
+    bad: int
+    unflagged_share: float
+
+    def __str__(self) -> str:
+        if not self.audits:
+            return "missed failures: unknown, no audits yet"
+        low, high = (f"{100 * value:.1f}" for value in (self.low, self.high))
+        many = "audit" if self.audits == 1 else "audits"
+        return (
+            f"missed failures: {100 * self.estimate:.1f} % ({low} to {high} %, 95 %), "
+            f"from {self.audits} {many}"
+        )
+
+
+@dataclass(slots=True)
+class AuditLog:
+    """What audits found, and how often each regime is due.
+
+    Attributes
+    ----------
+    geometries, unflagged
+        Decided so far, and those of them that nothing but chance could have labelled.
+    found
+        Audits, and bad ones, by the probability they were drawn with.
+    settled
+        Audits of each regime in a row that found nothing.
+    """
+
+    geometries: int = 0
+    unflagged: int = 0
+    found: dict[float, list[int]] = field(default_factory=dict)
+    settled: dict[Regime, int] = field(default_factory=dict)
+
+    def count(self, *, flagged: bool) -> None:
+        """Take in one decided geometry."""
+        self.geometries += 1
+        self.unflagged += not flagged
+
+    def add(self, regime: Regime, probability: float, *, bad: bool) -> None:
+        """Take in one audited geometry."""
+        entry = self.found.setdefault(probability, [0, 0])
+        entry[0] += 1
+        entry[1] += bad
+        self.settled[regime] = 0 if bad else self.settled.get(regime, 0) + 1
+
+    @property
+    def audits(self) -> int:
+        """Geometries labelled by chance alone."""
+        return sum(audits for audits, _ in self.found.values())
+
+    @property
+    def bad(self) -> int:
+        """Those of them that were bad."""
+        return sum(bad for _, bad in self.found.values())
+
+    def missed(self) -> Missed:
+        """Return the share of bad geometries that were not flagged, with its interval."""
+        share = self.unflagged / self.geometries if self.geometries else math.nan
+        bad: list[bool] = []
+        probabilities: list[float] = []
+        for probability, (audits, wrong) in self.found.items():
+            bad += [True] * wrong + [False] * (audits - wrong)
+            probabilities += [probability] * audits
+        estimate, low, high = missed_failures(
+            np.array(bad, dtype=bool), np.array(probabilities), share
+        )
+        return Missed(
+            estimate=estimate,
+            low=low,
+            high=high,
+            audits=len(bad),
+            bad=sum(bad),
+            unflagged_share=share,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        return {
+            "geometries": self.geometries,
+            "unflagged": self.unflagged,
+            "found": [[probability, *counts] for probability, counts in self.found.items()],
+            "settled": [[regime.to_dict(), count] for regime, count in self.settled.items()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.geometries, self.unflagged = state["geometries"], state["unflagged"]
+        self.found = {probability: [audits, bad] for probability, audits, bad in state["found"]}
+        self.settled = {Regime(**regime): count for regime, count in state["settled"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_calc.flags.coverage import fingerprint_distance
+from hybrid_calc.gate.calibration import ROUNDING, effective_count, weighted_quantile
 from hybrid_calc.gate.regime import Regime
 
 BLOCK = 4
@@ -53,12 +55,16 @@ class Validated:
         Largest force spread and largest force error, eV/A.
     good
         Whether forces and energy were within tolerance.
+    weight
+        One over the probability with which it was going to be labelled; 1
+        where there was a reason.
     """
 
     fingerprint: NDArray[np.floating]
     spread: float
     error: float
     good: bool
+    weight: float = 1.0
 
 
 class Evidence:
@@ -67,7 +73,10 @@ class Evidence:
     def __init__(self) -> None:
         self._frames: dict[Regime, deque[Validated]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._stacks: dict[Regime, NDArray[np.floating]] = {}
-        self._factors: dict[Regime, float] = {}
+        self._factors: dict[Regime, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._frames.values()))
 
     def add(self, regime: Regime, frame: Validated) -> None:
         """Take in one labelled frame."""
@@ -93,7 +102,7 @@ class Evidence:
     def trust(
         self,
         regime: Regime,
-        fingerprint: NDArray[np.float64],
+        fingerprint: NDArray[np.floating],
         atoms: NDArray[np.intp] | slice,
         radius: float,
         enough: int,
@@ -126,7 +135,7 @@ class Evidence:
             distances = fingerprint_distance(fingerprint, stack[start:end], atoms).tolist()
             for index in range(end - 1, start - 1, -1):
                 nearest = min(nearest, distances[index - start])
-                if distances[index - start] > radius:
+                if not distances[index - start] <= radius:  # a NaN is nowhere near
                     continue
                 frame = frames[index]
                 if not frame.good:
@@ -140,28 +149,41 @@ class Evidence:
     def factor(
         self,
         regime: Regime,
+        spread: float,
         *,
         start: float,
         labels: int,
         quantile: float,
         bounds: tuple[float, float],
     ) -> float:
-        """Return the error over spread to expect in a regime; see `estimated_factor`."""
+        """Return the error over spread to expect in a regime; see `estimated_factor`.
+
+        What was learned on calm frames says nothing about wilder ones: where
+        `spread` (eV/A) exceeds every labelled one, it is `start` at least.
+        """
         if regime not in self._factors:
-            frames = self._frames.get(regime, ())
-            ratios = np.array([frame.error / max(frame.spread, 1e-9) for frame in frames])
-            self._factors[regime] = estimated_factor(
-                ratios, start=start, labels=labels, quantile=quantile, bounds=bounds
+            frames = [f for f in self._frames.get(regime, ()) if math.isfinite(f.spread)]
+            self._factors[regime] = (
+                estimated_factor(
+                    np.array([frame.error / max(frame.spread, 1e-9) for frame in frames]),
+                    np.array([frame.weight for frame in frames]),
+                    start=start,
+                    labels=labels,
+                    quantile=quantile,
+                    bounds=bounds,
+                ),
+                max((frame.spread for frame in frames), default=0.0),
             )
-        return self._factors[regime]
+        factor, reach = self._factors[regime]
+        return factor if spread <= reach else max(factor, start)
 
     def state(self) -> list[dict[str, Any]]:
         """Return everything as JSON-able data."""
         return [
             {
-                "regime": [regime.name, regime.elements, regime.charge, regime.multiplicity],
+                "regime": regime.to_dict(),
                 "frames": [
-                    [_pack(frame.fingerprint), frame.spread, frame.error, frame.good]
+                    [_pack(frame.fingerprint), frame.spread, frame.error, frame.good, frame.weight]
                     for frame in frames
                 ],
             }
@@ -174,13 +196,16 @@ class Evidence:
         self._stacks.clear()
         self._factors.clear()
         for entry in state:
-            name, elements, charge, multiplicity = entry["regime"]
-            regime = Regime(name=name, elements=elements, charge=charge, multiplicity=multiplicity)
-            for fingerprint, spread, error, good in entry["frames"]:
+            regime = Regime(**entry["regime"])
+            for fingerprint, spread, error, good, weight in entry["frames"]:
                 self.add(
                     regime,
                     Validated(
-                        fingerprint=_unpack(fingerprint), spread=spread, error=error, good=good
+                        fingerprint=_unpack(fingerprint),
+                        spread=spread,
+                        error=error,
+                        good=good,
+                        weight=weight,
                     ),
                 )
 
@@ -200,6 +225,7 @@ def _unpack(packed: dict[str, Any]) -> NDArray[np.float32]:
 
 def estimated_factor(
     ratios: NDArray[np.float64],
+    weights: NDArray[np.float64],
     *,
     start: float,
     labels: int,
@@ -208,11 +234,20 @@ def estimated_factor(
 ) -> float:
     """Return the factor between spread and error to expect.
 
-    `start` until `labels` ratios are there, then their `quantile` (the
-    smallest value that at least this share does not exceed), kept within
-    `bounds`.
+    `start` until `labels` ratios are there, then their weighted `quantile`
+    (the smallest value that at least this share of the weight does not
+    exceed), kept within `bounds`.  Where few heavy frames say nearly
+    everything, so that the weights amount to fewer than `labels` equal ones,
+    it may rise above `start` but not fall below.
+
+    Parameters
+    ----------
+    ratios
+        Error over spread of labelled frames, shape (n,).
+    weights
+        One over the probability with which each was going to be labelled, shape (n,).
     """
     if len(ratios) < labels:
         return start
-    value = float(np.quantile(ratios, quantile, method="inverted_cdf"))
-    return min(max(value, bounds[0]), bounds[1])
+    value = min(max(weighted_quantile(ratios, quantile, weights), bounds[0]), bounds[1])
+    return value if effective_count(weights) >= labels * (1 - ROUNDING) else max(value, start)

@@ -4,49 +4,83 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hybrid_calc.committee.prediction import Prediction
-from hybrid_calc.committee.spread import max_force_spread
-from hybrid_calc.errors import BudgetExhausted
-from hybrid_calc.flags.monitor import Survey
-from hybrid_calc.flags.report import Flag, Severity
+from hybrid_calc.errors import BudgetExhausted, InputError
+from hybrid_calc.flags.report import Severity
+from hybrid_calc.gate.audit import AuditLog
 from hybrid_calc.gate.budget import Budget
-from hybrid_calc.gate.evidence import Evidence, Trust, Validated
+from hybrid_calc.gate.calibrated import (
+    Calibration,
+    CalibrationMismatchWarning,
+    RegimeCalibration,
+)
+from hybrid_calc.gate.control import Streak, affordable, contradicts
+from hybrid_calc.gate.evidence import Evidence, Validated
+from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Reason, Source
+from hybrid_calc.gate.reasons import Verdict, reasons_to_ask
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
 
 NOTICE_AFTER = 20
 """Geometries without flags after which a tolerance that is never met is spoken of."""
+REMEMBERED_SCORES = 200
+"""Latest scores over threshold from which the price of a call is judged."""
 
 
 class ToleranceWarning(UserWarning):
     """The tolerance is below what the committee reaches at its best."""
 
 
+class EvidenceVoidWarning(UserWarning):
+    """What a run had learned belongs to another committee and is forgotten."""
+
+
+class CalibrationDoubtedWarning(UserWarning):
+    """Audits found more bad frames than the calibration of a regime allows; it is set aside."""
+
+
 class Gate:
     """Decide, geometry by geometry, who answers.
+
+    It needs no structures and no models: `Observation` in, `Decision` out.
 
     Parameters
     ----------
     settings
         Tolerances, policies, budget.
+    calibration
+        What labelled frames said about this committee before the run, or None.
+
+    Attributes
+    ----------
+    committee
+        Identity of the committee that is judged; empty until `bind`.
+    horizon
+        Geometries the whole run is going to have, None where nobody knows.
     """
 
-    def __init__(self, settings: GateSettings | None = None) -> None:
+    def __init__(
+        self, settings: GateSettings | None = None, calibration: Calibration | None = None
+    ) -> None:
         self.settings = settings or GateSettings()
+        self.calibration = calibration
         self.evidence = Evidence()
-        audits = "audit" in self.settings.policies and self.settings.audit_probability > 0
+        audits = "audit" in self.settings.policies
         self.budget = Budget(
             total=self.settings.budget,
             audit_reserve=self.settings.audit_reserve if audits else 0.0,
         )
-        self.audited = 0
-        self.audited_bad = 0
+        self.audits = AuditLog()
+        self.committee = ""
+        self.horizon: int | None = None
+        self._doubted: dict[Regime, str] = {}
+        self._found_bad: dict[Regime, list[int]] = {}
+        self._relative: deque[float] = deque(maxlen=REMEMBERED_SCORES)
         self._random = np.random.default_rng(self.settings.seed)
         self._calm_scores: list[float] = []
         self._notice: str | None = None
@@ -56,26 +90,60 @@ class Gate:
         """One line about a tolerance the committee cannot meet, or None."""
         return self._notice
 
+    @property
+    def usable_calibration(self) -> Calibration | None:
+        """The calibration, None where it belongs to another committee."""
+        calibration = self.calibration
+        if calibration is None or self.committee not in ("", calibration.identity):
+            return None
+        return calibration
+
+    @property
+    def doubted(self) -> dict[str, str]:
+        """Regimes whose calibration audits contradict, and why."""
+        return {str(regime): why for regime, why in self._doubted.items()}
+
+    def bind(self, identity: str) -> None:
+        """Say which committee is judged; what belongs to another one is void.
+
+        Parameters
+        ----------
+        identity
+            `CommitteeInfo.identity` of the committee.
+        """
+        if identity == self.committee:
+            return
+        if self.committee and len(self.evidence):
+            warnings.warn(
+                f"evidence of this run belongs to committee {self.committee} and the one that "
+                f"answers now is {identity}: trust starts anew.",
+                EvidenceVoidWarning,
+                stacklevel=2,
+            )
+        self._forget()
+        self.committee = identity
+        if self.calibration is not None and self.calibration.identity != identity:
+            warnings.warn(
+                f"the calibration belongs to committee {self.calibration.identity} and the one "
+                f"that answers is {identity}: it is not used. Calibrate this committee.",
+                CalibrationMismatchWarning,
+                stacklevel=2,
+            )
+
     def decide(
-        self,
-        prediction: Prediction | None,
-        survey: Survey,
-        regime: Regime,
-        *,
-        wanted: str = "",
+        self, observation: Observation, *, wanted: str = "", streak: Streak | None = None
     ) -> Decision:
         """Return who answers and every reason.
 
         Parameters
         ----------
-        prediction
-            Of the committee, or None where it could not be asked or failed.
-        survey
-            Flags and fingerprint of the geometry.
-        regime
-            Of the geometry.
+        observation
+            What is known of the geometry.
         wanted
             Why a driver wants this label whatever the scores say.
+        streak
+            Of the trajectory in molecular dynamics; without it nothing is
+            remembered from one geometry to the next.
 
         Raises
         ------
@@ -83,47 +151,76 @@ class Gate:
             A reason held, the budget is spent, and the user chose to stop or a
             hard flag is up.
         """
-        settings = self.settings
+        settings, regime = self.settings, observation.regime
         draw = float(self._random.random())  # one draw per geometry, asked or not
-        factor = self.factor(regime)
-        spread = _spread(prediction)
-        trust = self.evidence.trust(
-            regime,
-            survey.fingerprint,
-            _concerned(survey),
-            settings.trust_radius,
-            settings.trust_frames,
+        verdict = self._verdict(observation)
+        reasons = reasons_to_ask(
+            observation, verdict, settings, self._held(observation, verdict, streak)
         )
-        reasons = [Reason(policy="acquisition", detail=wanted)] if wanted else []
-        reasons += self._reasons(survey, regime, trust, spread, factor)
-        audit_probability = settings.audit_probability if "audit" in settings.policies else 0.0
-        if not reasons and draw < audit_probability and self.budget.allows(audit=True):
-            reasons = [Reason(policy="audit", detail=f"chosen with p = {audit_probability:g}")]
-        if prediction is not None and not survey.report.flags:
-            self._watch_tolerance(factor * spread)
-        paid = self._afford(reasons, survey)
+        saved: list[Reason] = []
+        if wanted:
+            reasons.insert(0, Reason(policy="acquisition", detail=wanted))
+        else:
+            reasons, saved = self._spare(reasons, verdict)
+        flagged = bool(reasons or saved)
+        probability = self.audit_probability(regime, validated=verdict.calibrated is not None)
+        if not flagged and draw < probability and self.budget.allows(audit=True):
+            reasons = [Reason(policy="audit", detail=f"chosen with p = {probability:g}")]
+        if not observation.report.flags and verdict.calibrated is None:
+            self._watch_tolerance(verdict.score)
+        paid = self._afford(reasons, observation)
+        self.audits.count(flagged=flagged)
         return Decision(
             source=Source.REFERENCE if reasons and paid else Source.COMMITTEE,
             reasons=tuple(reasons) if paid else (),
-            unpaid=() if paid else tuple(reasons),
+            unpaid=tuple(saved) if paid else tuple(reasons + saved),
             regime=regime,
-            spread=spread,
-            factor=factor,
-            threshold=settings.force_tolerance_ev_per_ang,
-            trust=trust,
-            audit_probability=audit_probability,
+            spread=observation.spread,
+            factor=verdict.factor,
+            score=verdict.score,
+            threshold=verdict.threshold,
+            validated=verdict.calibrated is not None,
+            trusted=verdict.trusted,
+            trust=verdict.trust,
+            audit_probability=0.0 if wanted else probability,  # nothing was left to chance
         )
 
-    def factor(self, regime: Regime) -> float:
-        """Return the expected force error over spread in a regime."""
+    def calibrated(self, regime: Regime) -> RegimeCalibration | None:
+        """Return what stands behind a regime: a valid calibration of this committee, or None."""
+        calibration = self.usable_calibration
+        if calibration is None or regime in self._doubted:
+            return None
+        known = calibration.regime(regime)
+        return known if known is not None and known.validated else None
+
+    def factor(self, regime: Regime, spread: float = 0.0) -> float:
+        """Return the force error over spread to expect of a geometry without calibration.
+
+        Parameters
+        ----------
+        regime
+            Of the geometry.
+        spread
+            Of the geometry, eV/A.
+        """
         settings = self.settings
         return self.evidence.factor(
             regime,
+            spread,
             start=settings.factor,
             labels=settings.factor_labels,
             quantile=settings.factor_quantile,
             bounds=settings.factor_bounds,
         )
+
+    def audit_probability(self, regime: Regime, *, validated: bool = False) -> float:
+        """Return the probability with which an unflagged geometry of a regime is labelled."""
+        settings = self.settings
+        if "audit" not in settings.policies:
+            return 0.0
+        if validated or self.audits.settled.get(regime, 0) >= settings.audits_until_settled:
+            return settings.audit_probability
+        return max(settings.audit_probability, settings.audit_probability_new)
 
     def within_tolerance(self, force_error: float, energy_error: float) -> bool:
         """Tell whether errors (eV/A, eV) are good; a NaN is not."""
@@ -133,66 +230,139 @@ class Gate:
         )
 
     def learn(
-        self, decision: Decision, survey: Survey, force_error: float, energy_error: float
+        self, decision: Decision, observation: Observation, force_error: float, energy_error: float
     ) -> bool:
         """Take in what the reference said about a prediction; return whether it was good.
 
         Parameters
         ----------
-        decision, survey
+        decision, observation
             Of the geometry.
         force_error
             Largest force error of any atom, eV/A.
         energy_error
             Error of the aligned energy, eV.
+
+        Raises
+        ------
+        InputError
+            An error is not finite.
         """
+        if not (math.isfinite(force_error) and math.isfinite(energy_error)):
+            raise InputError(
+                f"nothing can be learned from errors of {force_error} eV/A and {energy_error} eV; "
+                "a label must be finite."
+            )
         good = self.within_tolerance(force_error, energy_error)
         if decision.is_audit:
-            self.audited += 1
+            self.audits.add(decision.regime, decision.audit_probability, bad=not good)
             if not good:
-                self.audited_bad += 1
                 self.evidence.distrust(decision.regime)
+        if decision.validated and not good:
+            self._doubt(decision)
         self.evidence.add(
             decision.regime,
             Validated(
-                fingerprint=survey.fingerprint,
-                spread=decision.spread,
+                fingerprint=observation.fingerprint,
+                spread=observation.spread,
                 error=force_error,
                 good=good,
+                weight=1 / decision.audit_probability if decision.is_audit else 1.0,
             ),
         )
         return good
 
-    def _reasons(
-        self, survey: Survey, regime: Regime, trust: Trust, spread: float, factor: float
-    ) -> list[Reason]:
-        settings = self.settings
-        trusted = settings.trust and trust.neighbours >= settings.trust_frames
-        reasons = [
-            Reason(policy="outside", detail=str(flag))
-            for flag in survey.report.flags
-            if not flag.trustable
-        ]
-        if "contradiction" in settings.policies and not trusted:
-            reasons += [
-                Reason(policy="contradiction", detail=str(flag)) for flag in _asking(survey)
-            ]
-        score, limit = factor * spread, settings.force_tolerance_ev_per_ang
-        if "uncertain" in settings.policies and score > limit:
-            detail = f"{factor:.2g} x spread {spread:.3g} = {score:.3g} eV/A, tolerance {limit:g}"
-            reasons.append(Reason(policy="uncertain", detail=detail))
-        if "unseen" in settings.policies and not trusted:
-            detail = (
-                f"{regime}: {trust.neighbours} of {settings.trust_frames} validated frames nearby"
-            )
-            reasons.append(Reason(policy="unseen", detail=detail))
-        return reasons
+    def _verdict(self, observation: Observation) -> Verdict:
+        """Judge the committee's answer and what stands behind it."""
+        settings, regime, spread = self.settings, observation.regime, observation.spread
+        known = self.calibrated(regime)
+        trust = self.evidence.trust(
+            regime,
+            observation.fingerprint,
+            observation.concerned_atoms(),
+            settings.trust_radius,
+            settings.trust_frames,
+        )
+        if known is None:
+            factor, threshold = self.factor(regime, spread), settings.force_tolerance_ev_per_ang
+            score = factor * spread
+            objects = not score <= threshold  # a NaN objects
+        else:
+            factor, threshold = known.error_factor, known.threshold
+            score = known.score(observation)
+            objects = not score < threshold
+        relative = score / threshold if threshold > 0 else math.inf
+        if math.isfinite(relative):
+            self._relative.append(relative)
+        return Verdict(
+            calibrated=known,
+            factor=factor,
+            score=score,
+            threshold=threshold,
+            objects=objects,
+            relative=max(relative, 1.0) if objects else relative,
+            trust=trust,
+            trusted=settings.trust and trust.neighbours >= settings.trust_frames,
+        )
 
-    def _afford(self, reasons: list[Reason], survey: Survey) -> bool:
+    def _held(self, observation: Observation, verdict: Verdict, streak: Streak | None) -> bool:
+        """Tell whether the reference keeps answering after the committee was uncertain."""
+        if streak is None or observation.mean_temperature is None:
+            return False
+        settings = self.settings
+        return streak.holds(
+            verdict.relative, share=settings.hysteresis_share, steps=settings.hysteresis_steps
+        )
+
+    def _spare(self, reasons: list[Reason], verdict: Verdict) -> tuple[list[Reason], list[Reason]]:
+        """Return the reasons to follow, and those that the rest of the budget cannot pay for.
+
+        Only where the user chose to go on unverified, and only doubts of the
+        committee: what the rest can pay for goes to the worst of them.
+        """
+        settings, left = self.settings, self.budget.left
+        if (
+            left is None
+            or self.horizon is None
+            or settings.when_budget_ends != "continue"
+            or {reason.policy for reason in reasons} != {"uncertain"}
+        ):
+            return reasons, []
+        to_come = max(1, self.horizon - self.audits.geometries)
+        price = affordable(self._relative, left / to_come)
+        if price <= 1 or verdict.relative >= price or math.isnan(verdict.score):
+            return reasons, []
+        detail = (
+            f"score {verdict.relative:.2g} times the threshold; the rest of the budget pays for "
+            f"{price:.2g} times and more"
+        )
+        return [], [Reason(policy="uncertain", detail=detail)]
+
+    def _doubt(self, decision: Decision) -> None:
+        """Set the calibration of a regime aside where audits contradict its bound."""
+        known, regime = self.calibrated(decision.regime), decision.regime
+        if known is None:
+            return
+        counts = self._found_bad.setdefault(regime, [0, 0])
+        counts[decision.is_audit] += 1
+        probability = self.audit_probability(regime, validated=True)
+        if contradicts(counts[0], counts[1], probability, known.missed_share):
+            why = (
+                f"audits found {counts[1]} bad frames below its threshold and {counts[0]} were "
+                f"asked; it promises to miss at most {known.missed_share:.0%} of bad frames"
+            )
+            self._doubted[regime] = why
+            warnings.warn(
+                f"the calibration of {regime} is set aside for this run: {why}.",
+                CalibrationDoubtedWarning,
+                stacklevel=3,
+            )
+
+    def _afford(self, reasons: list[Reason], observation: Observation) -> bool:
         """Return whether the call can be paid; raise where it must not be skipped."""
         if not reasons or self.budget.allows(audit=reasons[0].policy == "audit"):
             return True
-        hard = survey.report.of(Severity.HARD)
+        hard = observation.report.of(Severity.HARD)
         wanted = reasons[0].policy == "acquisition"
         if self.settings.when_budget_ends == "continue" and not hard and not wanted:
             return False
@@ -219,49 +389,46 @@ class Gate:
             )
             warnings.warn(self._notice, ToleranceWarning, stacklevel=2)
 
+    def _forget(self) -> None:
+        """Start anew with another committee; what was spent stays spent."""
+        self.evidence = Evidence()
+        self.audits = AuditLog()
+        self._doubted.clear()
+        self._found_bad.clear()
+        self._relative.clear()
+
     def state(self) -> dict[str, Any]:
         """Return everything learned as JSON-able data."""
         return {
+            "committee": self.committee,
             "evidence": self.evidence.state(),
             "spent": self.budget.spent,
-            "audits": self.budget.audits,
-            "audited": self.audited,
-            "audited_bad": self.audited_bad,
+            "paid_audits": self.budget.audits,
+            "audits": self.audits.state(),
+            "doubted": [[regime.to_dict(), why] for regime, why in self._doubted.items()],
+            "found_bad": [[regime.to_dict(), *both] for regime, both in self._found_bad.items()],
+            "relative": list(self._relative),
             "calm_scores": list(self._calm_scores),
             "notice": self._notice,
             "random": self._random.bit_generator.state,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned; the budget's total stays the settings'."""
+        """Take back what `state` returned; the budget's total stays the settings'.
+
+        Where a committee is bound and the state belongs to another one, only
+        what was spent and the random stream come back.
+        """
+        self.budget.spent, self.budget.audits = state["spent"], state["paid_audits"]
+        self._random.bit_generator.state = state["random"]
+        now, self.committee = self.committee, state["committee"]
         self.evidence.restore(state["evidence"])
-        self.budget.spent, self.budget.audits = state["spent"], state["audits"]
-        self.audited, self.audited_bad = state["audited"], state["audited_bad"]
+        if now and now != self.committee:
+            self.bind(now)
+            return
+        self.audits.restore(state["audits"])
+        self._doubted = {Regime(**regime): why for regime, why in state["doubted"]}
+        self._found_bad = {Regime(**regime): both for regime, *both in state["found_bad"]}
+        self._relative = deque(state["relative"], maxlen=REMEMBERED_SCORES)
         self._calm_scores = list(state["calm_scores"])
         self._notice = state["notice"]
-        self._random.bit_generator.state = state["random"]
-
-
-def _spread(prediction: Prediction | None) -> float:
-    if prediction is None:
-        return math.nan
-    return max_force_spread(prediction.forces, prediction.mean_forces)
-
-
-def _asking(survey: Survey) -> tuple[Flag, ...]:
-    """Return the flags that ask and that evidence may silence."""
-    if not survey.report.flags:
-        return ()
-    return tuple(
-        flag
-        for flag in survey.report.flags
-        if flag.trustable and flag.severity is not Severity.SOFT
-    )
-
-
-def _concerned(survey: Survey) -> NDArray[np.intp] | slice:
-    """Return the atoms evidence must cover: the flagged ones, or all where no flag is up."""
-    if not survey.report.flags:
-        return slice(None)
-    flagged = {index for flag in _asking(survey) for index in flag.atoms}
-    return np.array(sorted(flagged), dtype=np.intp) if flagged else slice(None)

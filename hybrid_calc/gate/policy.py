@@ -50,13 +50,20 @@ class Decision:
     spread
         Largest force spread, eV/A; NaN without a prediction.
     factor
-        Expected error over spread.
+        Expected error over spread: of the calibration where the regime has
+        one, else of this run.
     score
-        Expected force error, factor times spread, eV/A.
+        What was judged: the calibration's score, else factor times spread, eV/A.
     threshold
-        The user's force tolerance, eV/A.
+        What it was compared with: the calibration's threshold, else the
+        user's force tolerance, eV/A.
+    validated
+        Whether a calibration of this committee stands behind the threshold.
+    trusted
+        Whether validated frames of this run nearby silence flags and the
+        missing validation.
     trust
-        Validated frames nearby.
+        Those frames.
     audit_probability
         Probability with which this geometry was going to be audited.
     """
@@ -66,15 +73,22 @@ class Decision:
     regime: Regime
     spread: float
     factor: float
+    score: float
     threshold: float
     trust: Trust
     audit_probability: float
+    validated: bool = False
+    trusted: bool = False
     unpaid: tuple[Reason, ...] = ()
 
     @property
-    def score(self) -> float:
-        """Expected force error, eV/A."""
-        return self.factor * self.spread
+    def standing(self) -> str:
+        """What the regime rests on, in words."""
+        if self.validated:
+            return "validated"
+        if self.trusted:
+            return f"unvalidated, trusted by {self.trust.neighbours} frames of this run"
+        return "unvalidated"
 
     @property
     def policies(self) -> tuple[str, ...]:

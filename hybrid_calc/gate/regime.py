@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import FlagReport, Severity
@@ -40,6 +41,15 @@ class Regime:
         charge = f", charge {self.charge:+d}" if self.charge else ""
         spin = f", multiplicity {self.multiplicity}" if self.multiplicity != 1 else ""
         return f"{self.name} {self.elements}{charge}{spin}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-able; the arguments of a new one."""
+        return {
+            "name": self.name,
+            "elements": self.elements,
+            "charge": self.charge,
+            "multiplicity": self.multiplicity,
+        }
 
 
 def classify(composition: Composition, report: FlagReport, limits: FlagLimits) -> Regime:

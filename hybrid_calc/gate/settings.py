@@ -8,6 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 KCAL_PER_MOL = 0.0433641153
 """One kcal/mol in eV."""
+Policy = Literal["uncertain", "contradiction", "unseen", "audit"]
+PRESETS: dict[str, frozenset[Policy]] = {
+    "uncertainty": frozenset({"uncertain", "audit"}),
+    "contradiction": frozenset({"contradiction", "audit"}),
+    "unseen": frozenset({"unseen", "audit"}),
+    "all": frozenset({"uncertain", "contradiction", "unseen", "audit"}),
+}
+"""When to validate: one choice alone, or all of them; each with the audits that judge it."""
 
 
 class GateSettings(BaseModel):
@@ -50,16 +58,39 @@ class GateSettings(BaseModel):
         "nearby: independent 300 K frames are 0.2 to 0.3 apart, an X-H bond stretched by a "
         "quarter is 0.6 away (benchmarks/flags.py).",
     )
-    policies: frozenset[Literal["uncertain", "contradiction", "unseen", "audit"]] = Field(
-        frozenset({"uncertain", "contradiction", "unseen", "audit"}),
-        description="Reasons to ask that are switched on.",
+    hysteresis_steps: int = Field(
+        5,
+        ge=1,
+        description="In dynamics: calm steps in a row after which the committee answers again "
+        "once it was uncertain.",
+    )
+    hysteresis_share: float = Field(
+        0.7, gt=0, le=1, description="Share of the threshold below which a step is calm."
+    )
+    policies: frozenset[Policy] = Field(
+        PRESETS["all"],
+        description="Reasons to ask that are switched on, or a preset: uncertainty, "
+        "contradiction, unseen (each with audits) or all.",
     )
     audit_probability: float = Field(
         0.03,
-        ge=0,
+        ge=0.01,
         le=1,
-        description="Share of unflagged geometries that are labelled all the "
-        "same; below 0.01 the missed failures of a run cannot be estimated.",
+        description="Share of unflagged geometries that are labelled all the same. Audits are "
+        "switched off only by leaving audit out of the policies: nothing then tells what the "
+        "gate misses.",
+    )
+    audit_probability_new: float = Field(
+        0.2,
+        ge=0.01,
+        le=1,
+        description="The same in a regime that is new, where that is larger.",
+    )
+    audits_until_settled: int = Field(
+        10,
+        ge=0,
+        description="Audits of an unvalidated regime in a row that must find nothing until it "
+        "is new no longer.",
     )
     budget: int | None = Field(
         None, ge=0, description="Reference calls granted to the run; none means no limit."
@@ -70,7 +101,8 @@ class GateSettings(BaseModel):
     when_budget_ends: Literal["stop", "continue"] = Field(
         "stop",
         description="Stop (the run can be resumed with a larger budget), or go on with "
-        "every step that should have been asked marked unverified.",
+        "every step that should have been asked marked unverified; calls are then saved for "
+        "the worst steps while the budget lasts.",
     )
     when_reference_fails: Literal["raise", "continue"] = Field(
         "raise",
@@ -83,6 +115,15 @@ class GateSettings(BaseModel):
         "not trained on: ask the reference at every step, or refuse.",
     )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")
+
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value not in PRESETS:
+            raise ValueError(f"known presets are {', '.join(PRESETS)}; or give a list of policies")
+        return PRESETS[value]
 
     @field_validator("factor_bounds")
     @classmethod

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_calc.engine import Engine
-from hybrid_calc.gate.audit import wilson_interval
 
 POLICY_WORDS = {
     "outside": "outside the committee's domain",
@@ -49,15 +48,19 @@ class ErrorLog:
 def summarise(engine: Engine, errors: ErrorLog) -> dict[str, Any]:
     """Return the figures of a run, JSON-able; ``summary.json`` holds them."""
     tally, gate, info = engine.tally, engine.gate, engine.committee.info
-    low, high = wilson_interval(gate.audited_bad, gate.audited)
+    missed = gate.audits.missed()
     return {
         "geometries": tally.geometries,
         "reference_calls": gate.budget.spent,
         "labels": tally.labels,
         "labels_reused": tally.reused,
-        "audits": gate.audited,
-        "audits_bad": gate.audited_bad,
-        "missed_share_of_unflagged_95": [low, high],
+        "audits": missed.audits,
+        "audits_bad": missed.bad,
+        "missed_failures": str(missed),
+        "missed_share": missed.estimate if missed.audits else None,
+        "missed_share_95": [missed.low, missed.high],
+        "unflagged_share": missed.unflagged_share if tally.geometries else None,
+        "calibrations_set_aside": gate.doubted,
         "budget_left": gate.budget.left,
         "reasons": dict(tally.reasons),
         "reference_failures": tally.failures,
@@ -127,11 +130,8 @@ def _errors_table(summary: dict[str, Any]) -> Table:
 def _audits(summary: dict[str, Any]) -> str:
     if not summary["audits"]:
         return "none: nothing is known about what the gate missed"
-    low, high = summary["missed_share_of_unflagged_95"]
-    return (
-        f"{summary['audits']}, {summary['audits_bad']} bad "
-        f"(bad among unflagged steps: {low:.1%} to {high:.1%}, 95 %)"
-    )
+    text: str = summary["missed_failures"]
+    return text
 
 
 def _wall(seconds: dict[str, float]) -> str:

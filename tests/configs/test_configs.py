@@ -18,7 +18,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 NO_MODELS = importlib.util.find_spec("tests.mace_training") is None
 
-ONE_LABEL_IS_ENOUGH = ("gate.trust_frames=1", "gate.audit_probability=0")
+ONE_LABEL_IS_ENOUGH = (
+    "gate.trust_frames=1",
+    "gate.policies=[uncertain, contradiction, unseen]",
+)
 
 
 @pytest.fixture

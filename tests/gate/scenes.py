@@ -1,12 +1,12 @@
-"""What a gate is shown, made by hand: predictions of a given spread, surveys of a given place."""
+"""What a gate is shown, made by hand: geometries of a given spread and place."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from hybrid_calc.committee.prediction import Prediction
-from hybrid_calc.flags.monitor import Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
+from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import Regime
 
 ATOMS = 3
@@ -22,9 +22,22 @@ def prediction(spread: float) -> Prediction:
     return Prediction(energies=np.zeros(2), forces=forces)
 
 
-def survey(place: float = 0.0, *flags: Flag) -> Survey:
+def observe(
+    spread: float | None = 0.01,
+    place: float = 0.0,
+    *flags: Flag,
+    regime: Regime = CALM,
+    temperature: float | None = None,
+    **signals: float,
+) -> Observation:
     """A geometry whose every atom has the fingerprint (`place`,)."""
-    return Survey(report=FlagReport(flags=flags), fingerprint=np.full((ATOMS, 1), place))
+    known = {} if spread is None else {"force_spread": spread}
+    return Observation(
+        regime=regime,
+        report=FlagReport(flags=flags, mean_temperature=temperature),
+        signals=known | signals,
+        fingerprint=np.full((ATOMS, 1), place),
+    )
 
 
 def flag(name: str = "bond_breaking", severity: Severity = Severity.REGIME, **more) -> Flag:

@@ -93,7 +93,7 @@ def test_distrust_forgets_every_good_frame_of_the_regime_and_no_other():
 def test_distrust_keeps_what_was_learned_about_the_factor():
     known = evidence(*[frame(0, spread=0.1, error=0.4) for _ in range(5)])
     known.distrust(CALM)
-    assert known.factor(CALM, **FACTOR) == pytest.approx(4.0)
+    assert known.factor(CALM, 0.0, **FACTOR) == pytest.approx(4.0)
 
 
 def test_distrust_of_a_regime_never_seen_does_nothing():
@@ -148,12 +148,18 @@ def test_restored_evidence_is_the_same_evidence(frames):
             assert again.trust(regime, here, EVERYONE, 1.5, 3) == known.trust(
                 regime, here, EVERYONE, 1.5, 3
             )
-        assert again.factor(regime, **FACTOR) == known.factor(regime, **FACTOR)
+        assert again.factor(regime, 0.0, **FACTOR) == known.factor(regime, 0.0, **FACTOR)
 
 
-def factor(*ratios, quantile=0.9, labels=5):
+def factor(*ratios, quantile=0.9, labels=5, weights=None):
+    given = np.ones(len(ratios)) if weights is None else np.array(weights, dtype=float)
     return estimated_factor(
-        np.array(ratios), start=3.0, labels=labels, quantile=quantile, bounds=(1.0, 20.0)
+        np.array(ratios, dtype=float),
+        given,
+        start=3.0,
+        labels=labels,
+        quantile=quantile,
+        bounds=(1.0, 20.0),
     )
 
 
@@ -176,12 +182,12 @@ def test_the_factor_stays_within_its_bounds():
 
 def test_a_spread_of_nothing_is_a_large_ratio_not_an_error():
     known = evidence(*[frame(0, spread=0.0, error=0.1) for _ in range(5)])
-    assert known.factor(CALM, **FACTOR) == 20.0
+    assert known.factor(CALM, 0.0, **FACTOR) == 20.0
 
 
 def test_the_factor_follows_every_new_label_of_its_regime():
     known = evidence(*[frame(0, spread=0.1, error=0.2) for _ in range(4)])
-    assert known.factor(CALM, **FACTOR) == 3.0
+    assert known.factor(CALM, 0.0, **FACTOR) == 3.0
     known.add(CALM, frame(0, spread=0.1, error=0.5))
-    assert known.factor(CALM, **FACTOR) == pytest.approx(5.0)
-    assert known.factor(REACTIVE, **FACTOR) == 3.0
+    assert known.factor(CALM, 0.0, **FACTOR) == pytest.approx(5.0)
+    assert known.factor(REACTIVE, 0.0, **FACTOR) == 3.0

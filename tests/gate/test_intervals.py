@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_calc.gate.audit import wilson_interval
+from hybrid_calc.gate.intervals import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,358 @@
+"""A calibration as one file of numbers: what `hybrid-calc calibrate` writes and the gate reads.
+
+A safetensors file with a JSON header, no pickle: thresholds and scores by
+regime, the scope card, what the training frames spanned, and the clouds of
+their descriptors.  It belongs to one committee, one level of theory and one
+tolerance, names all three, and is void for any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from hybrid_calc.errors import CalibrationError
+from hybrid_calc.flags.ranges import TrainingRanges
+from hybrid_calc.gate.calibrated import RegimeCalibration
+from hybrid_calc.gate.novelty import Novelty
+from hybrid_calc.gate.observation import Observation
+from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.gate.score import SPREAD, Score
+
+FORMAT = "hybrid_calc calibration"
+SCHEMA = 1
+ASK_ALWAYS = 0.0
+"""Threshold of a regime without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegimeEntry:
+    """What labelled frames of one regime gave.
+
+    Attributes
+    ----------
+    regime
+        With elements, charge and spin.
+    score
+        P(bad | signals).
+    fitted
+        Whether the score was fitted; where not, it is the force spread in other units.
+    threshold
+        Of the score, asked from there on; None where there were too few bad
+        frames to bound what is missed.
+    error_factor
+        Force error over force spread that is not exceeded in all but
+        the missed share of the frames; infinite where there are too few.
+    labelled
+        Labelled frames.
+    frames, failures
+        Independent ones among them, and those of these that were bad.
+    call_rate, bad_share
+        Share of all frames that the threshold asks for, and share that is
+        bad, by these frames.
+    novelty_limit
+        Largest novelty among the frames, None without novelty.
+    """
+
+    regime: Regime
+    score: Score
+    fitted: bool
+    threshold: float | None
+    error_factor: float
+    labelled: int
+    frames: int
+    failures: int
+    call_rate: float
+    bad_share: float
+    novelty_limit: float | None = None
+
+    def for_gate(self, missed_share: float) -> RegimeCalibration:
+        """Return what the gate asks for; spread alone is shown in its own unit."""
+        threshold = ASK_ALWAYS if self.threshold is None else self.threshold
+        score, unit = self._probability, ""
+        if not self.fitted:
+            score, unit = _spread, "eV/A"
+            threshold = self._spread_at(threshold)
+        return RegimeCalibration(
+            score=score,
+            unit=unit,
+            threshold=threshold,
+            missed_share=missed_share,
+            validated=self.threshold is not None,
+            error_factor=self.error_factor,
+            frames=self.frames,
+            failures=self.failures,
+            novelty_limit=self.novelty_limit,
+        )
+
+    def _probability(self, observation: Observation) -> float:
+        return self.score.probability(observation.signals)
+
+    def _spread_at(self, probability: float) -> float:
+        """Return the spread that a score of spread alone gives this probability, eV/A."""
+        if not 0 < probability < 1:
+            return ASK_ALWAYS
+        log_odds = math.log(probability / (1 - probability))
+        return math.exp((log_odds - self.score.bias) / self.score.weights[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        data = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
+        finite = self.error_factor if math.isfinite(self.error_factor) else None
+        return data | {
+            "regime": self.regime.to_dict(),
+            "score": self.score.to_dict(),
+            "error_factor": finite,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RegimeEntry:
+        """Rebuild an entry from `to_dict`."""
+        factor = data["error_factor"]
+        return cls(
+            **{
+                **data,
+                "regime": Regime(**data["regime"]),
+                "score": Score.from_dict(data["score"]),
+                "error_factor": math.inf if factor is None else factor,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitteeCalibration:
+    """Everything calibration found out about one committee.
+
+    Implements `hybrid_calc.gate.calibrated.Calibration`.
+
+    Attributes
+    ----------
+    card
+        For whom it holds, with level and tolerances, and what is validated.
+    level_hash
+        Of the labels' level of theory.
+    missed_share
+        Largest share of the bad frames that may pass unasked.
+    entries
+        By regime.
+    ranges, novelty_model
+        Of the training frames, None where they were not given.
+    training
+        Which frames those were, in words.
+    provenance
+        Store, seed, versions, date; JSON-able.
+    """
+
+    card: ScopeCard
+    level_hash: str
+    missed_share: float
+    entries: tuple[RegimeEntry, ...]
+    ranges: TrainingRanges | None = None
+    novelty_model: Novelty | None = None
+    training: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Hash of the committee it belongs to."""
+        return self.card.committee
+
+    @cached_property
+    def _by_regime(self) -> dict[Regime, RegimeCalibration]:
+        return {entry.regime: entry.for_gate(self.missed_share) for entry in self.entries}
+
+    def regime(self, regime: Regime) -> RegimeCalibration | None:
+        """Return what is known about a regime, None where there were no frames."""
+        return self._by_regime.get(regime)
+
+    def novelty(
+        self, descriptors: NDArray[np.float64], numbers: NDArray[np.integer]
+    ) -> NDArray[np.float64] | None:
+        """Return how far each atom is from the training frames, shape (N,), or None."""
+        if self.novelty_model is None:
+            return None
+        return self.novelty_model.of_atoms(numbers, descriptors)
+
+    def check(
+        self,
+        *,
+        committee: str,
+        level_hash: str,
+        force_tolerance: float,
+        energy_tolerance: float,
+    ) -> None:
+        """Refuse to be used for what it was not made for.
+
+        Parameters
+        ----------
+        committee
+            Identity of the committee that answers.
+        level_hash
+            Of the reference's level of theory.
+        force_tolerance, energy_tolerance
+            Of the gate, eV/A and eV.
+
+        Raises
+        ------
+        CalibrationError
+            Committee, level or tolerances differ; the message says which.
+        """
+        card = self.card
+        if committee != card.committee:
+            raise CalibrationError(
+                f"the calibration belongs to committee {card.committee_name} ({card.committee}); "
+                f"this one is {committee}, for which nothing was shown. {AGAIN}"
+            )
+        if level_hash != self.level_hash:
+            raise CalibrationError(
+                f"the calibration was made with labels of {card.level} ({self.level_hash}); the "
+                f"reference solves another level ({level_hash}). {AGAIN}"
+            )
+        for name, mine, asked in (
+            ("gate.force_tolerance_ev_per_ang", card.force_tolerance, force_tolerance),
+            ("gate.energy_tolerance_ev", card.energy_tolerance, energy_tolerance),
+        ):
+            if not math.isclose(mine, asked, rel_tol=1e-6):
+                raise CalibrationError(
+                    f"the calibration counts frames as bad beyond {name} = {mine:g}; this run "
+                    f"has {asked:g}, and its thresholds would mean something else. Set "
+                    f"{name}: {mine:g}, or calibrate again with this tolerance."
+                )
+
+    def to_bytes(self) -> bytes:
+        """Return the calibration as one safetensors file."""
+        arrays = {} if self.novelty_model is None else self.novelty_model.arrays()
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        header = json.dumps(
+            {
+                "card": self.card.to_dict(),
+                "level_hash": self.level_hash,
+                "missed_share": self.missed_share,
+                "entries": [entry.to_dict() for entry in self.entries],
+                "ranges": None if self.ranges is None else self.ranges.to_dict(),
+                "training": self.training,
+                "provenance": dict(self.provenance),
+            },
+            sort_keys=True,
+            allow_nan=False,
+        )
+        metadata = {
+            "format": FORMAT,
+            "schema": str(SCHEMA),
+            "header": header,
+            "digest": _digest(header, arrays),
+        }
+        return bytes(save(arrays, metadata))
+
+    @classmethod
+    def from_bytes(cls, blob: bytes, name: str) -> CommitteeCalibration:
+        """Rebuild a calibration from `to_bytes`.
+
+        Parameters
+        ----------
+        blob
+            The file.
+        name
+            What to call it in an error.
+
+        Raises
+        ------
+        CalibrationError
+            It is none, has a schema that is not known, or changed since it was written.
+        """
+        try:
+            size = int.from_bytes(blob[:8], "little")
+            metadata = json.loads(blob[8 : 8 + size]).get("__metadata__") or {}
+            arrays = load(blob)
+        except (SafetensorError, ValueError, AttributeError) as error:
+            raise CalibrationError(
+                f"{name} is no calibration; make one with: hybrid-calc calibrate."
+            ) from error
+        if metadata.get("format") != FORMAT or metadata.get("schema") != str(SCHEMA):
+            raise CalibrationError(
+                f"{name} is a {metadata.get('format') or 'safetensors file'} of schema "
+                f"{metadata.get('schema')}; this version reads a {FORMAT} of schema {SCHEMA}."
+            )
+        header = metadata.get("header", "")
+        if _digest(header, arrays) != metadata.get("digest"):
+            raise CalibrationError(f"{name} is not what was written: its digest differs. {AGAIN}")
+        try:
+            return cls._from_header(json.loads(header), arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{name} cannot be read: {error}. {AGAIN}") from error
+
+    @classmethod
+    def _from_header(
+        cls, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> CommitteeCalibration:
+        ranges = data["ranges"]
+        return cls(
+            card=ScopeCard.from_dict(data["card"]),
+            level_hash=data["level_hash"],
+            missed_share=data["missed_share"],
+            entries=tuple(RegimeEntry.from_dict(entry) for entry in data["entries"]),
+            ranges=None if ranges is None else TrainingRanges.from_dict(ranges),
+            novelty_model=Novelty.from_arrays(arrays) if arrays else None,
+            training=data["training"],
+            provenance=data["provenance"],
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the file, replacing one that is there whole.
+
+        Raises
+        ------
+        CalibrationError
+            It cannot be written.
+        """
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            temporary.write_bytes(self.to_bytes())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CalibrationError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+AGAIN = "Calibrate again: hybrid-calc calibrate STORE --committee COMMITTEE."
+
+
+def read_calibration(path: Path) -> CommitteeCalibration:
+    """Return the calibration of a file.
+
+    Raises
+    ------
+    CalibrationError
+        It cannot be read or is none.
+    """
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
+    return CommitteeCalibration.from_bytes(blob, str(path))
+
+
+def _spread(observation: Observation) -> float:
+    return observation.signals.get(SPREAD, math.nan)
+
+
+def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

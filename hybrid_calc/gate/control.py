@@ -1,0 +1,97 @@
+"""How the gate steers itself in a run: hysteresis, the price of a call, doubted calibrations.
+
+Free functions on numbers, and the little memory they need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(slots=True)
+class Streak:
+    """Whether a trajectory is with the reference because the committee objected.
+
+    Attributes
+    ----------
+    calm
+        Steps in a row with a score well below the threshold since the
+        committee objected last; None while it has not.
+    """
+
+    calm: int | None = None
+
+    def holds(self, relative: float, *, share: float, steps: int) -> bool:
+        """Take in the next step; return whether the reference keeps answering though it is calm.
+
+        Parameters
+        ----------
+        relative
+            Score over threshold; from 1 on, and where NaN, the committee objects.
+        share
+            Of the threshold, below which a step counts as calm.
+        steps
+            Calm steps in a row after which the committee answers again; the
+            last of them is already its own.
+        """
+        if not relative < 1:
+            self.calm = 0
+            return False
+        if self.calm is None:
+            return False
+        self.calm = self.calm + 1 if relative < share else 0
+        if self.calm >= steps:
+            self.calm = None
+            return False
+        return True
+
+
+def affordable(relative: Sequence[float], share: float) -> float:
+    """Return the score over threshold from which on so many frames can be paid for; at least 1.
+
+    Parameters
+    ----------
+    relative
+        Score over threshold of the latest frames.
+    share
+        Of the frames to come that the rest of the budget pays for.
+    """
+    if share >= 1 or not relative:
+        return 1.0
+    if share <= 0:
+        return math.inf
+    # "higher": of the frames behind it, at most the share lies at or above
+    return max(1.0, float(np.quantile(relative, 1 - share, method="higher")))
+
+
+def contradicts(bad_asked: int, bad_audits: int, probability: float, missed_share: float) -> bool:
+    """Tell whether audits found more bad frames below a threshold than its bound allows.
+
+    Where at most `missed_share` of the bad frames pass unasked, b bad frames
+    that were asked stand for at most b missed_share / (1 - missed_share) that
+    were not, of which audits find each with `probability`: a Poisson count.
+    It is contradicted where so many would be found in less than one of twenty
+    such runs.
+
+    Parameters
+    ----------
+    bad_asked
+        Bad frames at or above the threshold; at least one is assumed.
+    bad_audits
+        Bad frames below it that audits found.
+    probability
+        Of an audit.
+    missed_share
+        The bound.
+    """
+    if bad_audits == 0:
+        return False
+    expected = max(bad_asked, 1) * missed_share / (1 - missed_share) * probability
+    fewer = sum(
+        math.exp(-expected) * expected**count / math.factorial(count) for count in range(bad_audits)
+    )
+    return 1 - fewer < 0.05

@@ -1,0 +1,140 @@
+"""The reasons to ask the reference, policy by policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hybrid_calc.gate.calibrated import RegimeCalibration
+from hybrid_calc.gate.evidence import Trust
+from hybrid_calc.gate.observation import Observation
+from hybrid_calc.gate.policy import Reason
+from hybrid_calc.gate.settings import GateSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate makes of the committee's answer.
+
+    Attributes
+    ----------
+    calibrated
+        What stands behind the threshold, None without calibration.
+    factor, score, threshold
+        As in `Decision`.
+    objects
+        Whether the committee is uncertain: the score passes the threshold or is NaN.
+    relative
+        Score over threshold, 1 at least where it objects.
+    trust
+        Validated frames of this run nearby.
+    trusted
+        Whether they are enough.
+    """
+
+    calibrated: RegimeCalibration | None
+    factor: float
+    score: float
+    threshold: float
+    objects: bool
+    relative: float
+    trust: Trust
+    trusted: bool
+
+
+def reasons_to_ask(
+    observation: Observation, verdict: Verdict, settings: GateSettings, held: bool
+) -> list[Reason]:
+    """Return every reason that holds, budget and chance aside.
+
+    Parameters
+    ----------
+    observation
+        The geometry.
+    verdict
+        On the committee's answer.
+    settings
+        Which policies are on.
+    held
+        Whether the reference keeps answering after the committee objected.
+    """
+    reasons = _outside(observation)
+    if "contradiction" in settings.policies:
+        reasons += _contradiction(observation, verdict, settings)
+    if "uncertain" in settings.policies:
+        reasons += _uncertain(observation, verdict, settings, held)
+    if "unseen" in settings.policies and not verdict.trusted:
+        reasons += _unseen(observation, verdict, settings)
+    return reasons
+
+
+def _outside(observation: Observation) -> list[Reason]:
+    """Return what no policy switches off: nobody but the reference has an answer."""
+    flags = [flag for flag in observation.report.flags if not flag.trustable]
+    if flags:
+        return [Reason(policy="outside", detail=str(flag)) for flag in flags]
+    if math.isnan(observation.spread):
+        return [Reason(policy="outside", detail="the committee's force spread is not a number")]
+    return []
+
+
+def _contradiction(
+    observation: Observation, verdict: Verdict, settings: GateSettings
+) -> list[Reason]:
+    """Return where flags and committee disagree, either way.
+
+    Where both object nothing contradicts and ``uncertain`` asks; where that is
+    switched off the flag still does.
+    """
+    flags = observation.asking_flags()
+    if not flags:
+        if verdict.objects:
+            return [Reason(policy="contradiction", detail=f"{_score(verdict)}, and no flag asks")]
+        return []
+    if verdict.trusted or (verdict.objects and "uncertain" in settings.policies):
+        return []
+    return [Reason(policy="contradiction", detail=str(flag)) for flag in flags]
+
+
+def _uncertain(
+    observation: Observation, verdict: Verdict, settings: GateSettings, held: bool
+) -> list[Reason]:
+    if verdict.objects:
+        if verdict.calibrated is None:
+            detail = (
+                f"{verdict.factor:.2g} x spread {observation.spread:.3g} = {verdict.score:.3g} "
+                f"eV/A, tolerance {verdict.threshold:g}"
+            )
+        else:
+            detail = _score(verdict)
+        return [Reason(policy="uncertain", detail=detail)]
+    if held:
+        detail = (
+            f"{_score(verdict)}; it was above, and {settings.hysteresis_steps} steps below "
+            f"{settings.hysteresis_share:g} of it have not passed"
+        )
+        return [Reason(policy="uncertain", detail=detail)]
+    return []
+
+
+def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) -> list[Reason]:
+    """Return what is not validated: the regime, or the environment of an atom."""
+    near = f"{verdict.trust.neighbours} of {settings.trust_frames} validated frames nearby"
+    known = verdict.calibrated
+    if known is None:
+        return [Reason(policy="unseen", detail=f"{observation.regime}: {near}")]
+    limit, novelty = known.novelty_limit, observation.signal("novelty")
+    if limit is None or novelty <= limit:  # a NaN is not covered
+        return []
+    who = observation.worst_atoms.get("novelty")
+    where = "" if who is None else f" at atom {who}"
+    detail = f"environment{where}: novelty {novelty:.3g} against {limit:.3g}, {near}"
+    return [Reason(policy="unseen", detail=detail)]
+
+
+def _score(verdict: Verdict) -> str:
+    """Return score and threshold in words."""
+    known = verdict.calibrated
+    if known is not None and not known.unit:
+        return f"P(bad) {verdict.score:.2g} against {verdict.threshold:.2g}"
+    return f"score {verdict.score:.3g} eV/A against {verdict.threshold:.3g}"
