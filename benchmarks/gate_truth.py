@@ -30,9 +30,11 @@ STEP_FS = 1.0
 FRICTION_PER_FS = 0.02
 SPRING = 20.0
 """Of the driven distances, eV/A^2."""
-SETTLING = 200
+SETTLING = {"md": 100, "drive": 100, "training": 200}
 """Steps before anything is kept."""
-STEPS = {"md": 500, "drive": 400, "training": 1000}
+STEPS = {"md": 300, "drive": 300, "training": 1000}
+SEEDS = 3
+"""Trajectories of each kind."""
 TRAINING_EVERY = 10
 """Steps between two frames that are trained on."""
 REACTIONS = {
@@ -142,9 +144,10 @@ def breaking(molecule: str, atoms: Atoms) -> Path3:
 
 
 def run(
-    atoms: Atoms, kelvin: float, steps: int, seed: int, path: Path3 | None = None
+    atoms: Atoms, kelvin: float, seed: int, path: Path3 | None = None, what: str = "md"
 ) -> dict[str, NDArray[Any]]:
     """Return every step of a dynamics: positions, momenta, energies, forces and elements."""
+    steps = STEPS[what]
     atoms = atoms.copy()
     atoms.calc = calculator = Driven(path)
     random = np.random.default_rng(seed)
@@ -157,7 +160,7 @@ def run(
         fixcm=False,
         rng=random,
     )
-    dynamics.run(SETTLING)
+    dynamics.run(SETTLING[what])
     kept: dict[str, list[Any]] = {"positions": [], "momenta": [], "energies": [], "forces": []}
     for step in range(steps):
         calculator.progress = step / steps
@@ -205,12 +208,12 @@ def trajectory(folder: Path, data: Path, job: Job) -> Path:
     atoms = start(molecule, data)
     random = 1000 * job.seed + MOLECULES.index(molecule)
     if kind == "training":
-        found = run(atoms, 300, STEPS["training"], random)
+        found = run(atoms, 300, random, what="training")
     elif kind in ("breaking", "reaction"):
         path = breaking(molecule, atoms) if kind == "breaking" else reaction(molecule, atoms, data)
-        found = run(atoms, 300, STEPS["drive"], random, path)
+        found = run(atoms, 300, random, path, "drive")
     else:
-        found = run(atoms, float(kind.removesuffix("K")), STEPS["md"], random)
+        found = run(atoms, float(kind.removesuffix("K")), random)
     partial = file.with_suffix(".part.npz")
     np.savez(partial, start=atoms.positions, **found)
     partial.rename(file)
@@ -253,7 +256,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--folder", type=Path, required=True)
-    options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--seeds", type=int, default=SEEDS)
     options.add_argument("--training-only", action="store_true")
     chosen = options.parse_args()
     if chosen.training_only:
