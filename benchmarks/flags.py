@@ -30,7 +30,22 @@ from hybrid_calc.flags.coverage import (
 from hybrid_calc.flags.monitor import Monitor
 
 MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
-FLAGS = ("close_contact", "bond_breaking", "bond_forming", "fragments", "step_displacement")
+FLAGS = (
+    "close_contact",
+    "bond_breaking",
+    "bond_forming",
+    "fragments",
+    "strained_bond",
+    "strained_angle",
+    "bond_length",
+    "coordination",
+    "step_displacement",
+    "mean_temperature",
+    "large_force",
+    "energy_drift",
+)
+TRAINING = 500
+"""Frames, ten steps apart, of another dynamics of the same molecule that ranges are taken from."""
 
 
 def main() -> None:

@@ -17,9 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
 
 from hybrid_calc.answer.alignment import Alignments
 from hybrid_calc.answer.step import Step, evidence_of
@@ -31,6 +29,7 @@ from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import PredictionFailed, ReferenceFailed
 from hybrid_calc.flags.coverage import domain_flags
+from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
@@ -38,7 +37,7 @@ from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
-from hybrid_calc.gate.regime import classify
+from hybrid_calc.gate.regime import Regime, classify
 from hybrid_calc.gate.signals import observe
 from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
 from hybrid_calc.reference.label import CarefulReference, Label, Reference
@@ -110,7 +109,9 @@ class Engine:
 
     def new_trajectory(self) -> Trajectory:
         """Return an empty memory for one more trajectory."""
-        return Trajectory(monitor=Monitor(self.limits, self.committee.info))
+        calibration = self.gate.usable_calibration
+        ranges = None if calibration is None else calibration.ranges
+        return Trajectory(monitor=Monitor(self.limits, self.committee.info, ranges))
 
     def evaluate(self, atoms: Atoms, trajectory: Trajectory, *, wanted: str = "") -> Step:
         """Answer one geometry; the same geometry again gets the same answer.
@@ -222,10 +223,10 @@ class Engine:
         with timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, key, survey)
         with timed(seconds, "gate"):
-            regime = classify(composition, survey.report, self.limits)
+            rules = self.gate.settings.regimes
+            regime = classify(composition, survey.report, self.limits, rules)
             wanted = wanted or self._zeros.missing(composition, prediction)
-            novelty = self._novelty(atoms, prediction)
-            observation = observe(prediction, survey, regime, novelty=novelty)
+            observation = self._observe(atoms, prediction, survey, regime)
             decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
         label = None
         if decision.source is Source.REFERENCE:
@@ -270,12 +271,18 @@ class Engine:
             )
             return None, Survey(report=report, fingerprint=survey.fingerprint)
 
-    def _novelty(self, atoms: Atoms, prediction: Prediction | None) -> NDArray[np.float64] | None:
-        """Return how far each atom is from the training data, None where nobody knows."""
+    def _observe(
+        self, atoms: Atoms, prediction: Prediction | None, survey: Survey, regime: Regime
+    ) -> Observation:
+        """Return what the gate may know, with what the calibration says about the descriptors."""
         calibration = self.gate.usable_calibration
-        if calibration is None or prediction is None or prediction.descriptors is None:
-            return None
-        return calibration.novelty(prediction.descriptors, atoms.numbers)
+        if calibration is None or prediction is None:
+            return observe(prediction, survey, regime)
+        novelty = None
+        if prediction.descriptors is not None:
+            novelty = calibration.novelty(prediction.descriptors, atoms.numbers)
+        ranges = calibration.ranges
+        return observe(prediction, survey, regime, novelty=novelty, ranges=ranges)
 
     def _label(
         self,
@@ -345,11 +352,15 @@ class Engine:
                 "neither committee nor reference has an answer for this geometry; "
                 "see the flags of the step before."
             )
+        report = observation.report
+        if label is not None:
+            electronic = electronic_flags(label.checks, composition.multiplicity, self.limits)
+            report = report.plus(electronic)
         asked_in_vain = label is None and decision.source is Source.REFERENCE
         return Step(
             index=self.tally.geometries,
             prediction=prediction,
-            flags=observation.report,
+            flags=report,
             observation=observation,
             regime=decision.regime,
             decision=decision,
@@ -369,9 +380,7 @@ class Engine:
     def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
         meta = step.to_dict() | evidence_of(step.decision, step.observation)
         meta |= self._provenance(trajectory)
-        meta["least_label_probability"] = least_label_probability(
-            self.gate.settings, step.decision
-        )
+        meta["least_label_probability"] = least_label_probability(self.gate.settings, step.decision)
         del meta["seconds"]
         return Record.of(
             atoms,

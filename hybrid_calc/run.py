@@ -27,6 +27,7 @@ from hybrid_calc.drivers.job import Ending, Job, Outcome
 from hybrid_calc.drivers.md import run_md
 from hybrid_calc.errors import SettingsError
 from hybrid_calc.gate.gate import ToleranceWarning
+from hybrid_calc.report.scope import ScopeLog
 from hybrid_calc.report.summary import ErrorLog, print_summary, summarise
 
 EXIT_CODES = {
@@ -69,15 +70,17 @@ def run_job(
     end = _other_end(settings, base)
     calculator = build_calculator(settings, base, output)  # opens nothing before the first label
     folder = RunFolder(output, resume=resume)
-    errors = ErrorLog()
+    errors, scope = ErrorLog(), ScopeLog()
     for line in folder.decisions():
         errors.add(line["regime"], line["force_error"], line["good"])
+        scope.add(line["regime"], line.get("mean_temperature"))
     try:
         with _signals() as asked_to_stop, _Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
                 errors.add(str(step.regime), step.force_error, step.good)
+                scope.add(str(step.regime), step.flags.mean_temperature)
 
             calculator.engine.on_step = on_step
             if settings.task == "md":
@@ -92,7 +95,8 @@ def run_job(
     finally:
         folder.close()
         calculator.close()
-    summary = _summary(settings, outcome, calculator, errors, folder.wall_seconds)
+    figures = summarise(calculator.engine, errors, scope)
+    summary = _summary(settings, outcome, figures, folder.wall_seconds)
     folder.write_summary(summary)
     print_summary(console, summary)
     _say_more(console, summary, output)
@@ -137,8 +141,7 @@ def _set_threads(settings: RunSettings) -> None:
 def _summary(
     settings: RunSettings,
     outcome: Outcome,
-    calculator: HybridCalculator,
-    errors: ErrorLog,
+    figures: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
     summary = {
@@ -146,7 +149,7 @@ def _summary(
         "ending": outcome.ending.value,
         "why": outcome.why,
         "steps": outcome.steps,
-        **summarise(calculator.engine, errors),
+        **figures,
         **outcome.figures,
     }
     summary["wall_seconds"]["total"] = round(seconds, 3)

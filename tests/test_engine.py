@@ -651,7 +651,7 @@ def test_a_geometry_asked_again_after_an_error_counts_once():
     for _ in range(3):
         with pytest.raises(ReferenceNotConverged):
             run.evaluate(pair(0.95, momentum=0.1), trajectory)
-    assert trajectory.monitor.state()["changed_for"] == [1]
+    assert trajectory.monitor.state()["bonds"]["changed_for"] == [1]
 
 
 def test_a_restored_run_goes_on_as_if_it_had_never_stopped():

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hybrid_calc.cli.scope import calibrate, scope
 from hybrid_calc.cli.store import store_app
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(store_app, name="store")
+app.command()(calibrate)
+app.command()(scope)
 
 committee_app = typer.Typer(help="Make and look into committee bundles.", no_args_is_help=True)
 app.add_typer(committee_app, name="committee")

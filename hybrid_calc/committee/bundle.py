@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from hybrid_calc.committee.mace import MaceCommittee
 
 FORMAT = "hybrid_calc committee"
-SCHEMA = 1
+SCHEMAS = ("1", "2")
+"""2 where a calibration is inside, which version 1 cannot read."""
+CALIBRATION = "calibration"
+"""Name of the tensor that holds the bytes of a calibration."""
 CLASSES = ("ScaleShiftMACE",)
 INTERACTIONS = (
     "RealAgnosticInteractionBlock",
@@ -130,7 +133,6 @@ def write_bundle(
         The file cannot be written.
     """
     import torch
-    from safetensors.torch import save_file
 
     architectures = [_describe(model) for model in models]
     common, varying = _split(architectures)
@@ -151,21 +153,67 @@ def write_bundle(
         for key in sorted(states[0])
         if states[0][key].numel()
     }
+    _write(path, header, tensors)
+    return header
+
+
+def _write(path: Path, header: BundleHeader, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
     text = json.dumps(header.to_dict(), sort_keys=True)
     metadata = {
         "format": FORMAT,
-        "schema": str(SCHEMA),
+        "schema": SCHEMAS[CALIBRATION in tensors],
         "header": text,
         "digest": _digest(text, tensors),
     }
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(dict(tensors), temporary, metadata=metadata)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise BundleError(f"{path} could not be written: {error}.") from error
-    return header
+
+
+def embed_calibration(path: Path, calibration: bytes, scope: Mapping[str, Any]) -> None:
+    """Put a calibration into a bundle, in place of one that is there.
+
+    Parameters
+    ----------
+    path
+        ``NAME.bundle``; replaced whole.
+    calibration
+        The file that ``hybrid-calc calibrate`` writes.
+    scope
+        Its scope card, JSON-able, for whoever reads the header alone.
+
+    Raises
+    ------
+    BundleError
+        As `read_bundle`, or the file cannot be written.
+    """
+    import torch
+
+    header, tensors = _read_tensors(path)
+    blob = torch.frombuffer(bytearray(calibration), dtype=torch.uint8)
+    _write(path, dataclasses.replace(header, scope=scope), {**tensors, CALIBRATION: blob})
+
+
+def embedded_calibration(path: Path) -> bytes | None:
+    """Return the calibration inside a bundle, None where there is none.
+
+    Raises
+    ------
+    BundleError
+        As `read_header`.
+    """
+    _metadata(path)
+    with safe_open(path, framework="numpy") as file:
+        if CALIBRATION not in file.keys():  # noqa: SIM118 - no mapping
+            return None
+        blob: bytes = file.get_tensor(CALIBRATION).tobytes()
+        return blob
 
 
 def import_files(
@@ -315,12 +363,23 @@ def read_bundle(path: Path) -> tuple[BundleHeader, list[nn.Module]]:
     BundleError
         Not a bundle, of a schema not known, or changed since it was written.
     """
+    header, tensors = _read_tensors(path)
+    tensors.pop(CALIBRATION, None)
+    models = [
+        _build({**header.architecture, **header.varying[member]}, tensors, member, path)
+        for member in range(header.members)
+    ]
+    return header, models
+
+
+def _read_tensors(path: Path) -> tuple[BundleHeader, dict[str, Tensor]]:
+    """Return header and tensors as they are in the file, once the digest agrees."""
     from safetensors.torch import load_file
 
     metadata = _metadata(path)
     header = _parse(path, metadata)
     try:
-        tensors = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path} cannot be read: {error}.") from error
     if _digest(metadata["header"], tensors) != metadata.get("digest"):
@@ -328,11 +387,7 @@ def read_bundle(path: Path) -> tuple[BundleHeader, list[nn.Module]]:
             f"{path} is not what was written: its digest differs. Import the committee again "
             "from its .model files, or fetch the bundle again."
         )
-    models = [
-        _build({**header.architecture, **header.varying[member]}, tensors, member, path)
-        for member in range(header.members)
-    ]
-    return header, models
+    return header, tensors
 
 
 def file_digest(path: Path) -> str:
@@ -360,9 +415,10 @@ def _metadata(path: Path) -> dict[str, str]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise BundleError(f"{path} is a safetensors file but not a {FORMAT}.")
-    if metadata.get("schema") != str(SCHEMA):
+    if metadata.get("schema") not in SCHEMAS:
+        known = " and ".join(SCHEMAS)
         raise BundleError(
-            f"{path} has schema {metadata.get('schema')}; this version reads schema {SCHEMA}."
+            f"{path} has schema {metadata.get('schema')}; this version reads {known}."
         )
     return metadata
 

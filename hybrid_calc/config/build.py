@@ -12,6 +12,7 @@ from ase import Atoms
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
+from hybrid_calc.config.calibration import build_calibration
 from hybrid_calc.config.committee import (
     AniSettings,
     BundleSettings,
@@ -23,6 +24,7 @@ from hybrid_calc.config.committee import (
 from hybrid_calc.config.job import RunSettings, StructureSettings
 from hybrid_calc.config.reference import ReferenceSettings, ToyReferenceSettings, XtbSettings
 from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
+from hybrid_calc.gate.gate import Gate
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.label import Reference
 from hybrid_calc.reference.pyscf_backend import PySCFReference
@@ -163,16 +165,21 @@ def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridC
     ------
     SettingsError
         The store's path is some other file.
+    CalibrationError
+        The calibration that the settings name was made for something else.
     """
     path = output / "run.h5" if settings.store is None else base / settings.store
     try:
         store = FrameStore(path)
     except StoreDamagedError as error:
         raise SettingsError(f"store: {error}") from error
+    committee = build_committee(settings.committee, base)
+    reference = build_reference(settings.reference)
+    calibration = build_calibration(settings, base, committee, reference)
     return HybridCalculator(
-        build_committee(settings.committee, base),
-        build_reference(settings.reference),
-        settings.gate,
+        committee,
+        reference,
+        Gate(settings.gate, calibration),
         store,
         limits=settings.flags,
         allow_level_mismatch=settings.allow_level_mismatch,

@@ -51,7 +51,9 @@ class _Run:
         self.start_energy: float | None = None
         self.energy = 0.0
         self.restraint = _restraint(atoms, settings)
+        self.conserves = settings.ensemble == "nve" and self.restraint is None
         atoms.calc = job.calculator
+        job.calculator.trajectory.monitor.timestep_fs = settings.timestep_fs
         resumed = job.folder.resumed
         if resumed is None:
             self._thermalise()
@@ -89,6 +91,8 @@ class _Run:
         self.energy = float(energy) - job.calculator.conserved_shift
         if self.start_energy is None:
             self.start_energy = self.energy
+        if self.conserves:
+            job.calculator.trajectory.monitor.drift_ev = self.energy - self.start_energy
         step = last_step(job.calculator)
         if self.step % settings.trajectory_interval == 0:
             job.folder.write_frame(self.atoms, step)
@@ -159,8 +163,7 @@ class _Run:
 
     def _figures(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"simulated_fs": self.step * self.settings.timestep_fs}
-        conserved = self.settings.ensemble == "nve" and self.restraint is None
-        if conserved and self.start_energy is not None:
+        if self.conserves and self.start_energy is not None:
             figures["conserved_energy_drift_ev"] = self.energy - self.start_energy
         return figures
 

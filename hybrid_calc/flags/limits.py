@@ -46,8 +46,48 @@ class FlagLimits(BaseModel):
     hot_above_kelvin: float = Field(
         700.0, gt=0, description="Mean temperature at which the warm regime ends, K."
     )
-    temperature_window_steps: int = Field(
-        100,
-        ge=1,
-        description="Steps of the running mean of the temperature; 50 fs at a time step of 0.5 fs.",
+    temperature_window_fs: float = Field(
+        50.0,
+        gt=0,
+        description="Length of the running mean of the temperature, fs. In scripts of your own "
+        "set trajectory.monitor.timestep_fs where it is not 0.5.",
+    )
+    strained_bond: float = Field(
+        0.15,
+        gt=0,
+        description="Relative change of a bond's initial length that is beyond thermal motion "
+        "at 300 K; grows as the root of the temperature.",
+    )
+    strained_angle: float = Field(
+        0.2,
+        gt=0,
+        description="The same for the distance between two neighbours of one atom.",
+    )
+    length_margin_ang: float = Field(
+        0.03,
+        ge=0,
+        description="How far a bond may lie outside the range of the training frames, A.",
+    )
+    coordination_margin: float = Field(
+        0.5,
+        ge=0,
+        description="How far a number of neighbours may lie outside the training frames' range.",
+    )
+    site_ratio: float = Field(
+        1.2,
+        gt=1,
+        description="Distance over the sum of covalent radii up to which atoms of a solid are "
+        "neighbours; a site with others than its bulk is a defect.",
+    )
+    energy_drift_ev_per_atom: float = Field(
+        0.005,
+        gt=0,
+        description="How far the conserved quantity of constant-energy dynamics may drift, eV "
+        "per atom.",
+    )
+    spin_contamination: float = Field(
+        0.1, gt=0, description="<S^2> of a label beyond its pure spin's value that is flagged."
+    )
+    small_gap_ev: float = Field(
+        1.0, ge=0, description="Gap of a label's state below which it is flagged, eV."
     )

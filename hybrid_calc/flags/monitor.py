@@ -14,30 +14,23 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import CommitteeInfo
-from hybrid_calc.flags.contacts import (
-    Pairs,
-    close_contacts,
-    own_image_contacts,
-    pair_distances,
-    pairs_of,
-)
+from hybrid_calc.flags.bonds import BondWatch
+from hybrid_calc.flags.contacts import Pairs, own_image_contacts, pair_distances, pairs_of
+from hybrid_calc.flags.coordination import Sites
 from hybrid_calc.flags.coverage import domain_flags, fingerprint, fingerprint_columns
 from hybrid_calc.flags.limits import FlagLimits
+from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.flags.report import Flag, FlagReport
 from hybrid_calc.flags.thermal import (
+    energy_drift,
     high_temperature,
     in_dynamics,
     step_displacement,
     temperature,
 )
-from hybrid_calc.flags.topology import (
-    BondGraph,
-    bond_flags,
-    breaking_bonds,
-    forming_bonds,
-    initial_graph,
-    quiet_range,
-)
+
+DEFAULT_TIMESTEP_FS = 0.5
+"""Of dynamics that say nothing about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +58,44 @@ class Monitor:
         What to compare with.
     info
         Of the committee whose domain is checked.
+    ranges
+        Of the committee's training frames, or None where nobody knows.
+
+    Attributes
+    ----------
+    drift_ev
+        How far the conserved quantity has drifted, eV; a driver that has one
+        says so here.
     """
 
-    def __init__(self, limits: FlagLimits, info: CommitteeInfo) -> None:
+    def __init__(
+        self, limits: FlagLimits, info: CommitteeInfo, ranges: TrainingRanges | None = None
+    ) -> None:
         self._limits = limits
         self._info = info
+        self._ranges = ranges
         self._initial: Atoms | None = None
         self._numbers = b""
         self._pairs: Pairs | None = None
-        self._graph: BondGraph | None = None
+        self._bonds: BondWatch | None = None
+        self._sites: Sites | None = None
         self._columns: NDArray[np.intp] = np.zeros((2, 0, 0), dtype=np.intp)
-        self._quiet: tuple[NDArray[np.float64], ...] = (np.zeros(0), np.zeros(0))
         self._before: NDArray[np.float64] | None = None
-        self._changed_for: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
-        self._temperatures: deque[float] = deque(maxlen=limits.temperature_window_steps)
+        self._temperatures: deque[float] = deque()
         self._domain_known: tuple[tuple[object, ...], tuple[Flag, ...]] | None = None
+        self.drift_ev = 0.0
+        self.timestep_fs = DEFAULT_TIMESTEP_FS
+
+    @property
+    def timestep_fs(self) -> float:
+        """Time between two geometries of the dynamics, fs."""
+        return self._timestep_fs
+
+    @timestep_fs.setter
+    def timestep_fs(self, value: float) -> None:
+        self._timestep_fs = value
+        window = max(1, round(self._limits.temperature_window_fs / value))
+        self._temperatures = deque(self._temperatures, maxlen=window)
 
     def start(self, atoms: Atoms) -> None:
         """Take this geometry as the initial graph and forget the past.
@@ -93,45 +109,34 @@ class Monitor:
         self._pairs = pairs_of(atoms.numbers)
         distances = pair_distances(atoms, self._pairs)
         self._columns = fingerprint_columns(self._pairs)
-        self._graph = initial_graph(distances, self._pairs, len(atoms), self._limits.bonded_ratio)
-        self._quiet = quiet_range(
-            self._graph,
-            contact_ratio=self._limits.close_contact_ratio,
-            breaking_ratio=self._limits.breaking_ratio,
-            forming_order=self._limits.forming_bond_order,
-        )
-        self._changed_for = np.zeros(len(distances), dtype=np.intp)
+        self._bonds = BondWatch(atoms.numbers, self._pairs, distances, self._limits, self._ranges)
+        solid = bool(atoms.pbc.all())
+        self._sites = Sites(self._initial, self._limits.site_ratio) if solid else None
         self._before = None
         self._domain_known = None
         self._temperatures.clear()
+        self.drift_ev = 0.0
 
     def survey(self, atoms: Atoms) -> Survey:
         """Look at the next geometry; every geometry is looked at once."""
         if self._numbers != atoms.numbers.tobytes():
             self.start(atoms)
-        if self._pairs is None or self._graph is None:
-            raise RuntimeError("a started monitor has pairs and a graph")
+        if self._pairs is None or self._bonds is None:
+            raise RuntimeError("a started monitor has pairs and bonds")
         limits = self._limits
         distances = pair_distances(atoms, self._pairs)
-        lowest, highest = self._quiet
-        quiet = bool((distances >= lowest).all() and (distances <= highest).all())
         flags = list(self._domain(atoms))
-        if not quiet:
-            flags += close_contacts(distances, self._pairs, limits.close_contact_ratio)
-        flags += own_image_contacts(atoms, limits.close_contact_ratio)
         mean_temperature = None
         moving = in_dynamics(atoms)
         if moving:
-            if self._before is not None:
-                flags += step_displacement(atoms, self._before, limits.max_step_displacement_ang)
-            self._before = atoms.positions.copy()
             self._temperatures.append(temperature(atoms))
             mean_temperature = sum(self._temperatures) / len(self._temperatures)
-            flags += high_temperature(mean_temperature, limits.hot_above_kelvin)
-        if quiet:
-            self._changed_for[:] = 0
-        else:
-            flags += self._topology(distances, self._graph, len(atoms), moving)
+        flags += self._bonds.look(distances, moving=moving, temperature=mean_temperature)
+        flags += own_image_contacts(atoms, limits.close_contact_ratio)
+        if self._sites is not None and atoms.pbc.all():
+            flags += self._sites.look(atoms, lasting=limits.persistence_steps if moving else 1)
+        if mean_temperature is not None:
+            flags += self._motion(atoms, mean_temperature)
         return Survey(
             report=FlagReport(flags=tuple(flags), mean_temperature=mean_temperature),
             fingerprint=fingerprint(distances, self._pairs, self._columns),
@@ -144,29 +149,19 @@ class Monitor:
             self._domain_known = (question, domain_flags(atoms, self._info))
         return self._domain_known[1]
 
-    def _topology(
-        self, distances: NDArray[np.float64], graph: BondGraph, atoms: int, moving: bool
-    ) -> tuple[Flag, ...]:
+    def _motion(self, atoms: Atoms, mean_temperature: float) -> tuple[Flag, ...]:
+        """Return the flags of dynamics: jumps, temperature, drift."""
         limits = self._limits
-        breaking = breaking_bonds(distances, graph, limits.breaking_ratio)
-        forming = forming_bonds(distances, graph, limits.forming_bond_order, limits.breaking_ratio)
-        self._changed_for = np.where(breaking | forming, self._changed_for + 1, 0)
-        if moving:
-            lasting = self._changed_for >= limits.persistence_steps
-            breaking, forming = breaking & lasting, forming & lasting
-        return bond_flags(
-            distances,
-            graph,
-            breaking,
-            forming,
-            atoms=atoms,
-            breaking_ratio=limits.breaking_ratio,
-            forming_order=limits.forming_bond_order,
-        )
+        flags: tuple[Flag, ...] = ()
+        if self._before is not None:
+            flags = step_displacement(atoms, self._before, limits.max_step_displacement_ang)
+        self._before = atoms.positions.copy()
+        flags += high_temperature(mean_temperature, limits.hot_above_kelvin)
+        return flags + energy_drift(self.drift_ev / len(atoms), limits.energy_drift_ev_per_atom)
 
     def state(self) -> dict[str, Any] | None:
         """Return the memory as JSON-able data, None before the first geometry."""
-        if self._initial is None:
+        if self._initial is None or self._bonds is None:
             return None
         return {
             "numbers": self._initial.numbers.tolist(),
@@ -174,8 +169,11 @@ class Monitor:
             "cell": np.asarray(self._initial.cell).tolist(),
             "pbc": self._initial.pbc.tolist(),
             "before": None if self._before is None else self._before.tolist(),
-            "changed_for": self._changed_for.tolist(),
+            "bonds": self._bonds.state(),
+            "sites": None if self._sites is None else self._sites.state(),
             "temperatures": list(self._temperatures),
+            "timestep_fs": self.timestep_fs,
+            "drift_ev": self.drift_ev,
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -188,7 +186,12 @@ class Monitor:
             cell=state["cell"],
             pbc=state["pbc"],
         )
+        self.timestep_fs = state["timestep_fs"]
         self.start(initial)
+        if self._bonds is not None:
+            self._bonds.restore(state["bonds"])
+        if self._sites is not None:
+            self._sites.restore(state["sites"])
         self._before = None if state["before"] is None else np.array(state["before"])
-        self._changed_for = np.array(state["changed_for"], dtype=np.intp)
         self._temperatures.extend(state["temperatures"])
+        self.drift_ev = state["drift_ev"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid_calc.errors import InputError
+from hybrid_calc.flags.report import Flag, Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class TrainingRanges:
         `bonded_ratio` times the sum of its covalent radii, in each frame.
     coordination
         Fewest and most neighbours of each element, by symbol, as
-        `flags.topology.coordination` counts them.
+        `flags.coordination.coordination` counts them.
     largest_force
         99.9 % quantile over frames of the largest force on any atom, eV/A;
         None where unknown.
@@ -80,3 +81,23 @@ class TrainingRanges:
 def pair_name(first: str, second: str) -> str:
     """Return the name of a pair of elements, symbols in alphabetical order: ``C-H``."""
     return "-".join(sorted((first, second)))
+
+
+def large_force(value: float, atom: int, ranges: TrainingRanges) -> tuple[Flag, ...]:
+    """Flag a force (eV/A) that the training frames practically never have; softly.
+
+    It is the model's own output, which may be wrong in either direction: it
+    is recorded and weighed, but does not change the regime.
+    """
+    if ranges.largest_force is None or value <= ranges.largest_force:
+        return ()
+    return (
+        Flag(
+            name="large_force",
+            severity=Severity.SOFT,
+            atoms=(atom,),
+            value=value,
+            limit=ranges.largest_force,
+            unit="eV/A",
+        ),
+    )

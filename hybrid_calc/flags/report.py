@@ -88,6 +88,12 @@ class FlagReport:
     flags: tuple[Flag, ...] = ()
     mean_temperature: float | None = None
 
+    def plus(self, flags: tuple[Flag, ...]) -> FlagReport:
+        """Return the report with more flags."""
+        if not flags:
+            return self
+        return FlagReport(flags=self.flags + flags, mean_temperature=self.mean_temperature)
+
     def of(self, severity: Severity) -> tuple[Flag, ...]:
         """Return the flags of one severity."""
         return tuple(flag for flag in self.flags if flag.severity is severity)

@@ -72,3 +72,18 @@ def high_temperature(mean_temperature: float, limit: float) -> tuple[Flag, ...]:
             unit="K",
         ),
     )
+
+
+def energy_drift(per_atom: float, limit: float) -> tuple[Flag, ...]:
+    """Flag a drift of the conserved quantity (eV per atom) beyond `limit`."""
+    if abs(per_atom) <= limit:
+        return ()
+    return (
+        Flag(
+            name="energy_drift",
+            severity=Severity.SOFT,
+            value=per_atom,
+            limit=limit,
+            unit="eV per atom",
+        ),
+    )

@@ -88,6 +88,18 @@ def forming_bonds(
     return np.asarray(~graph.bonded & (distances < reach) & (distances * ratio < graph.lengths))
 
 
+def second_neighbours(graph: BondGraph, atoms: int) -> NDArray[np.bool_]:
+    """Tell which pairs were not bonded but shared a neighbour at the start, shape (P,).
+
+    Their distances are the angles of the molecule.
+    """
+    first, second = graph.pairs.first, graph.pairs.second
+    bonds = np.zeros((atoms, atoms), dtype=np.intp)
+    bonds[first[graph.bonded], second[graph.bonded]] = 1
+    bonds += bonds.T
+    return np.asarray(((bonds @ bonds)[first, second] > 0) & ~graph.bonded)
+
+
 def quiet_range(
     graph: BondGraph, *, contact_ratio: float, breaking_ratio: float, forming_order: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

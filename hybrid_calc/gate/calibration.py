@@ -91,7 +91,11 @@ def error_interval_factor(
         return math.inf
     order = np.argsort(ratios, kind="stable")
     reached = np.cumsum(weights[order])
-    wanted = (1 - missed_share) * (reached[-1] + max(float(weights.max()), heaviest or 0.0)) * (1 - ROUNDING)
+    wanted = (
+        (1 - missed_share)
+        * (reached[-1] + max(float(weights.max()), heaviest or 0.0))
+        * (1 - ROUNDING)
+    )
     place = int(np.searchsorted(reached, wanted))
     return float(ratios[order[place]]) if place < len(ratios) else math.inf
 

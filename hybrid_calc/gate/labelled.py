@@ -34,6 +34,10 @@ from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
 
 
+PERIODIC = " (periodic)"
+"""What the name of a molecule ends with where it is a cell that repeats."""
+
+
 def least_label_probability(settings: GateSettings, decision: Decision) -> float:
     """Return with what probability any geometry of this regime is labelled, at least.
 
@@ -63,7 +67,7 @@ class LabelledFrames:
     regimes
         Of each frame, F of them.
     molecules
-        Chemical formula of each frame, F of them.
+        Chemical formula of each frame, F of them; a cell that repeats ends with `PERIODIC`.
     signals
         By name, as of `gate.observation.SIGNALS`, shape (F,) each; NaN where not known.
     force_errors

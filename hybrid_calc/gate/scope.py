@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from ase.data import atomic_numbers
-from numpy.typing import NDArray
 
-from hybrid_calc.gate.calibration import (
-    claimed_share,
-    counted,
-    error_bound,
-    frames_needed,
-    share_within,
-    weighted_quantile,
+from hybrid_calc.gate.labelled import PERIODIC
+from hybrid_calc.gate.regime import (
+    CLASH,
+    EQUILIBRIUM,
+    HIGH_ENERGY,
+    HOT,
+    REACTIVE,
+    WARM,
+    Regime,
 )
-from hybrid_calc.gate.labelled import LabelledFrames
-from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.scope_entry import CONFIDENCE, ScopeEntry, band_of, many
 from hybrid_calc.gate.settings import KCAL_PER_MOL
 
-BANDS_KELVIN = (350.0, 500.0, 700.0, 1000.0)
-"""Temperatures at which one band ends and the next begins, K."""
-VALIDATED_SHARE = 0.95
-"""Share of frames within tolerance from which on a statement counts as validation."""
-CONFIDENCE = 0.95
-KNOWN_REGIMES = ("equilibrium", "warm", "hot", "high-energy", "reactive", "clash")
+KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH)
 """Kinds of geometry that a card names where it has no frame of them."""
 NOISE_FACTOR = 3.0
 """A tolerance below so many times the label noise means nothing."""
@@ -42,100 +36,6 @@ NONMETALS = frozenset(
     {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "As", "Se", "Br",
      "Kr", "Te", "I", "Xe", "At", "Rn"}
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeEntry:
-    """What is known about one regime at one temperature.
-
-    Attributes
-    ----------
-    regime
-        With elements, charge and spin.
-    above, up_to
-        Ends of the temperature band, K; None without a lower or upper end,
-        both None for geometries outside dynamics.
-    molecules
-        Chemical formulas looked at.
-    trajectories
-        Number of them.
-    labelled
-        Labelled frames.
-    frames, failures
-        Independent ones among them, and those of these out of tolerance.
-    frames_counted, failures_counted
-        The same in frames of equal weight, as a statement may count them.
-    force_quantiles, energy_quantiles
-        50, 90 and 95 % quantiles of the errors, eV/A and eV, weighted.
-    force_bound, energy_bound
-        What 95 % of all frames do not exceed with 95 % confidence, eV/A and
-        eV; None where there are too few frames.
-    share
-        Share of all frames within tolerance that is claimed with 95 %
-        confidence; None where none can be.
-    """
-
-    regime: Regime
-    above: float | None
-    up_to: float | None
-    molecules: tuple[str, ...]
-    trajectories: int
-    labelled: int
-    frames: int
-    failures: int
-    frames_counted: float
-    failures_counted: float
-    force_quantiles: tuple[float, float, float]
-    energy_quantiles: tuple[float, float, float]
-    force_bound: float | None
-    energy_bound: float | None
-    share: float | None
-
-    @property
-    def validated(self) -> bool:
-        """Whether the statement is strong enough to rely on."""
-        return self.share is not None and self.share >= VALIDATED_SHARE
-
-    @property
-    def band(self) -> str:
-        """The temperature band in words."""
-        if self.above is None:
-            return "outside dynamics" if self.up_to is None else f"up to {self.up_to:g} K"
-        if self.up_to is None:
-            return f"above {self.above:g} K"
-        return f"{self.above:g} to {self.up_to:g} K"
-
-    @property
-    def name(self) -> str:
-        """Regime and band in words."""
-        return f"{self.regime}, {self.band}"
-
-    @property
-    def frames_missing(self) -> int:
-        """Frames without failure that are missing to a validation, at least."""
-        needed = frames_needed(math.ceil(self.failures_counted - 1e-9), VALIDATED_SHARE, CONFIDENCE)
-        return max(0, math.ceil(needed - self.frames_counted))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-able data."""
-        data = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
-        return data | {
-            "regime": self.regime.to_dict(),
-            "molecules": list(self.molecules),
-            "force_quantiles": list(self.force_quantiles),
-            "energy_quantiles": list(self.energy_quantiles),
-            "name": self.name,
-            "validated": self.validated,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ScopeEntry:
-        """Rebuild an entry from `to_dict`."""
-        known = {part.name for part in dataclasses.fields(cls)}
-        plain = {name: value for name, value in data.items() if name in known}
-        for name in ("molecules", "force_quantiles", "energy_quantiles"):
-            plain[name] = tuple(plain[name])
-        return cls(**{**plain, "regime": Regime(**data["regime"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,16 +70,14 @@ class ScopeCard:
 
     def covers(self, regime: Regime, temperature: float | None) -> bool:
         """Tell whether frames of this kind were validated."""
-        entry = self.entry(regime, temperature)
-        return entry is not None and entry.validated
+        return self.covers_band(str(regime), band_of(temperature))
 
-    def entry(self, regime: Regime, temperature: float | None) -> ScopeEntry | None:
-        """Return what is known about frames of this kind, or None."""
-        band = band_of(temperature)
-        for entry in self.entries:
-            if entry.regime == regime and (entry.above, entry.up_to) == band:
-                return entry
-        return None
+    def covers_band(self, regime: str, band: tuple[float | None, float | None]) -> bool:
+        """Tell whether frames of a regime, by its name, were validated in a band."""
+        return any(
+            entry.validated and str(entry.regime) == regime and (entry.above, entry.up_to) == band
+            for entry in self.entries
+        )
 
     def statements(self) -> list[str]:
         """Return what is validated, one sentence each; empty where nothing is."""
@@ -189,12 +87,12 @@ class ScopeCard:
 
     def statement(self, entry: ScopeEntry) -> str:
         """Return the strongest statement that an entry's frames allow, in words."""
-        frames = f"{entry.frames} decorrelated {_many('frame', entry.frames)}"
+        frames = f"{entry.frames} decorrelated {many('frame', entry.frames)}"
         if entry.frames_counted < entry.frames - 0.5:
             frames += f" (worth {entry.frames_counted:.0f} of equal weight)"
         evidence = (
-            f"{frames}, {entry.failures} {_many('failure', entry.failures)}, "
-            f"{entry.trajectories} {_many('trajectory', entry.trajectories)} of "
+            f"{frames}, {entry.failures} {many('failure', entry.failures)}, "
+            f"{entry.trajectories} {many('trajectory', entry.trajectories)} of "
             f"{', '.join(entry.molecules)}"
         )
         if entry.share is None:
@@ -204,14 +102,11 @@ class ScopeCard:
     def not_validated(self) -> list[str]:
         """Return everything that nothing was shown about, by name."""
         good = [entry for entry in self.entries if entry.validated]
-        gaps = []
-        for entry in self.entries:
-            if not entry.validated:
-                more = entry.frames_missing
-                gaps.append(
-                    f"{entry.name}: {self.statement(entry)}; {self._bounds(entry)}"
-                    f"at least {more} more {_many('frame', more)} needed"
-                )
+        gaps = [
+            f"{entry.name}: {self.statement(entry)}; {self._bounds(entry)}{entry.remedy}"
+            for entry in self.entries
+            if not entry.validated
+        ]
         seen = {entry.regime.name for entry in self.entries}
         gaps += [f"{name}: no frame" for name in KNOWN_REGIMES if name not in seen]
         names = {entry.regime.name for entry in good}
@@ -232,6 +127,8 @@ class ScopeCard:
         known = " ".join(sorted(elements, key=lambda symbol: atomic_numbers[symbol]))
         gaps.append(f"elements other than {known}" if known else "any element")
         molecules = sorted({formula for entry in good for formula in entry.molecules})
+        if not any(formula.endswith(PERIODIC) for formula in molecules):
+            gaps.append("periodic cells")
         if molecules:
             gaps.append(f"molecules other than {', '.join(molecules)}")
         return gaps
@@ -304,88 +201,3 @@ class ScopeCard:
             f"95 % of frames are within {entry.force_bound:.2g} eV/A, and 95 % within "
             f"{entry.energy_bound / KCAL_PER_MOL:.2g} kcal/mol; "
         )
-
-
-def scope_entries(
-    frames: LabelledFrames, *, force_tolerance: float, energy_tolerance: float
-) -> tuple[ScopeEntry, ...]:
-    """Return one entry per regime and temperature band.
-
-    Parameters
-    ----------
-    frames
-        Labelled frames that the committee was not trained on, not thinned.
-    force_tolerance, energy_tolerance
-        Beyond which a frame is a failure, eV/A and eV.
-    """
-    bands = [band_of(None if math.isnan(t) else t) for t in frames.temperatures.tolist()]
-    keys = list(zip(frames.regimes, bands, strict=True))
-    order = sorted(
-        set(keys), key=lambda key: (str(key[0]), key[1][0] or 0, key[1][1] is not None)
-    )
-    entries = []
-    for regime, band in order:
-        here = frames.take(np.array([key == (regime, band) for key in keys], dtype=bool))
-        entries.append(_entry(here, regime, band, force_tolerance, energy_tolerance))
-    return tuple(entries)
-
-
-def _entry(
-    frames: LabelledFrames,
-    regime: Regime,
-    band: tuple[float | None, float | None],
-    force_tolerance: float,
-    energy_tolerance: float,
-) -> ScopeEntry:
-    thin = frames.evenly_weighted().thinned(force_tolerance, energy_tolerance)
-    weights = thin.weights, thin.weight_limit
-    bad = thin.excess(force_tolerance, energy_tolerance) > 1
-    count, failures = counted(bad, *weights)
-    return ScopeEntry(
-        regime=regime,
-        above=band[0],
-        up_to=band[1],
-        molecules=tuple(sorted(set(thin.molecules))),
-        trajectories=len(np.unique(thin.trajectories)),
-        labelled=len(frames),
-        frames=len(thin),
-        failures=int(bad.sum()),
-        frames_counted=count,
-        failures_counted=failures,
-        force_quantiles=_quantiles(thin.force_errors, thin.weights),
-        energy_quantiles=_quantiles(thin.energy_errors, thin.weights),
-        force_bound=_finite(error_bound(thin.force_errors, *weights)),
-        energy_bound=_finite(error_bound(thin.energy_errors, *weights)),
-        share=claimed_share(count, failures, CONFIDENCE),
-    )
-
-
-def band_of(temperature: float | None) -> tuple[float | None, float | None]:
-    """Return the ends of a temperature's band, K; (None, None) outside dynamics.
-
-    A temperature that is not a number belongs to no band of any card.
-    """
-    if temperature is None:
-        return None, None
-    if math.isnan(temperature):
-        return math.nan, math.nan
-    ends: Sequence[float | None] = (None, *BANDS_KELVIN, None)
-    place = sum(temperature > end for end in BANDS_KELVIN)
-    return ends[place], ends[place + 1]
-
-
-def _quantiles(
-    values: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[float, float, float]:
-    low, middle, high = (weighted_quantile(values, share, weights) for share in (0.5, 0.9, 0.95))
-    return low, middle, high
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _many(word: str, count: int) -> str:
-    if count == 1:
-        return word
-    return word[:-1] + "ies" if word.endswith("y") else word + "s"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from hybrid_calc.errors import SettingsError
+from hybrid_calc.gate.regime import RegimeRule, check_rules
 
 KCAL_PER_MOL = 0.0433641153
 """One kcal/mol in eV."""
@@ -72,6 +76,9 @@ class GateSettings(BaseModel):
         description="Reasons to ask that are switched on, or a preset: uncertainty, "
         "contradiction, unseen (each with audits) or all.",
     )
+    regimes: tuple[RegimeRule, ...] = Field(
+        (), description="Regimes of your own, each a part of a parent."
+    )
     audit_probability: float = Field(
         0.03,
         ge=0.01,
@@ -114,6 +121,11 @@ class GateSettings(BaseModel):
         description="What to do with an element, charge or spin the committee was "
         "not trained on: ask the reference at every step, or refuse.",
     )
+    calibration: Path | None = Field(
+        None,
+        description="File written by hybrid-calc calibrate for this committee, level and "
+        "tolerance, relative to the settings file; what a bundle carries needs no mention.",
+    )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")
 
     @field_validator("policies", mode="before")
@@ -124,6 +136,15 @@ class GateSettings(BaseModel):
         if value not in PRESETS:
             raise ValueError(f"known presets are {', '.join(PRESETS)}; or give a list of policies")
         return PRESETS[value]
+
+    @field_validator("regimes")
+    @classmethod
+    def _a_tree(cls, rules: tuple[RegimeRule, ...]) -> tuple[RegimeRule, ...]:
+        try:
+            check_rules(rules)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return rules
 
     @field_validator("factor_bounds")
     @classmethod

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.flags.monitor import Survey
+from hybrid_calc.flags.ranges import TrainingRanges, large_force
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import Regime
 
@@ -50,6 +51,7 @@ def observe(
     regime: Regime,
     *,
     novelty: NDArray[np.float64] | None = None,
+    ranges: TrainingRanges | None = None,
 ) -> Observation:
     """Return what the gate knows of a geometry.
 
@@ -64,6 +66,8 @@ def observe(
         Of the geometry.
     novelty
         Of each atom, shape (N,), from the committee's calibration; None where unknown.
+    ranges
+        Of the training frames; a force beyond them raises a soft flag.
     """
     signals, atoms = ({}, {}) if prediction is None else committee_signals(prediction)
     if novelty is not None:
@@ -72,9 +76,12 @@ def observe(
         signals["novelty"] = worst
         if worst in values:
             atoms["novelty"] = values.index(worst)
+    report = survey.report
+    if ranges is not None and signals:
+        report = report.plus(large_force(signals["largest_force"], atoms["largest_force"], ranges))
     return Observation(
         regime=regime,
-        report=survey.report,
+        report=report,
         fingerprint=survey.fingerprint,
         signals=signals,
         worst_atoms=atoms,

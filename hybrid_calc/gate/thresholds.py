@@ -6,9 +6,9 @@ import numpy as np
 
 from hybrid_calc.errors import InputError
 from hybrid_calc.gate.calibration import error_interval_factor, missed_share_threshold
-from hybrid_calc.gate.calibration_file import RegimeEntry
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.regime_entry import RegimeEntry
 from hybrid_calc.gate.score import SPREAD, Score, choose_score, spread_alone
 
 FUSED = (SPREAD, "novelty", "energy_spread_per_atom", "largest_force")

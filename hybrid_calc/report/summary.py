@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_calc.engine import Engine
+from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.report.scope import ScopeLog, scope_line
 
 POLICY_WORDS = {
     "outside": "outside the committee's domain",
@@ -45,7 +48,7 @@ class ErrorLog:
         return result
 
 
-def summarise(engine: Engine, errors: ErrorLog) -> dict[str, Any]:
+def summarise(engine: Engine, errors: ErrorLog, scope: ScopeLog) -> dict[str, Any]:
     """Return the figures of a run, JSON-able; ``summary.json`` holds them."""
     tally, gate, info = engine.tally, engine.gate, engine.committee.info
     missed = gate.audits.missed()
@@ -66,6 +69,7 @@ def summarise(engine: Engine, errors: ErrorLog) -> dict[str, Any]:
         "reference_failures": tally.failures,
         "unverified_steps": tally.unverified,
         "errors_by_regime": errors.by_regime(),
+        "scope": scope.summary(_card(engine)),
         "force_tolerance_ev_per_ang": gate.settings.force_tolerance_ev_per_ang,
         "notice": gate.notice,
         "wall_seconds": {stage: round(value, 3) for stage, value in tally.seconds.items()},
@@ -91,6 +95,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         ("reference failures", str(summary["reference_failures"])),
         ("unverified steps", str(summary["unverified_steps"])),
         ("audits", _audits(summary)),
+        ("inside the scope", scope_line(summary["scope"])),
         ("wall time", _wall(summary["wall_seconds"])),
         ("committee", f"{summary['committee']} ({summary['committee_hash']})"),
         ("level of theory", f"{summary['level']} ({summary['level_hash']})"),
@@ -104,6 +109,12 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         console.print(reasons)
     if summary["errors_by_regime"]:
         console.print(_errors_table(summary))
+
+
+def _card(engine: Engine) -> ScopeCard | None:
+    """Return what the committee of a run is validated for, None where nobody knows."""
+    calibration = engine.gate.usable_calibration
+    return calibration.card if isinstance(calibration, CommitteeCalibration) else None
 
 
 def _errors_table(summary: dict[str, Any]) -> Table:

@@ -24,7 +24,8 @@ from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
 from hybrid_calc.gate.labelled import LabelledFrames
-from hybrid_calc.gate.scope import ScopeCard, scope_entries
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.gate.scope_entry import scope_entries
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.gate.thresholds import calibrate_regimes
 from hybrid_calc.reference.level import LevelOfTheory

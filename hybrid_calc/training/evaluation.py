@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import InputError, PredictionFailed
-from hybrid_calc.gate.labelled import LabelledFrames
+from hybrid_calc.gate.labelled import PERIODIC, LabelledFrames
 from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.signals import committee_signals
@@ -134,7 +134,8 @@ def evaluate(
             continue
         weight, heaviest = _weights(record.meta)
         rows.regimes.append(_regime(record))
-        rows.molecules.append(composition_of(record.atoms()).formula)
+        cell = PERIODIC if record.pbc.any() else ""
+        rows.molecules.append(composition_of(record.atoms()).formula + cell)
         rows.signals.append(_signals(record, prediction, novelty))
         temperature = record.meta.get("mean_temperature")
         rows.numbers.append(

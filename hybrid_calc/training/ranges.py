@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError, PredictionFailed
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
+from hybrid_calc.flags.coordination import coordination
 from hybrid_calc.flags.ranges import TrainingRanges, pair_name
-from hybrid_calc.flags.topology import coordination
 from hybrid_calc.gate.novelty import Novelty
 
 FORCE_QUANTILE = 0.999
@@ -51,9 +51,8 @@ def fit_ranges(frames: Sequence[Atoms], bonded_ratio: float = 1.3) -> TrainingRa
         for bond in np.flatnonzero(distances < bonded_ratio * pairs.radii_sum).tolist():
             name = pair_name(symbols[pairs.first[bond]], symbols[pairs.second[bond]])
             lengths.setdefault(name, []).append(float(distances[bond]))
-        for symbol, count in zip(
-            symbols, coordination(distances, pairs, len(atoms)).tolist(), strict=True
-        ):
+        neighbours = coordination(distances, pairs).tolist()
+        for symbol, count in zip(symbols, neighbours, strict=True):
             counts.setdefault(symbol, []).append(count)
         forces = _forces(atoms)
         if forces is not None:
@@ -84,9 +83,7 @@ def fit_novelty(frames: Sequence[Atoms], committee: Committee) -> Novelty | None
     return Novelty.fit(numbers, descriptors) if numbers else None
 
 
-def _descriptors(
-    frames: list[Atoms], committee: Committee
-) -> list[NDArray[np.float64] | None]:
+def _descriptors(frames: list[Atoms], committee: Committee) -> list[NDArray[np.float64] | None]:
     try:
         return [answer.descriptors for answer in committee.predict_many(frames)]
     except (PredictionFailed, InputError):

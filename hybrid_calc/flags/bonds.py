@@ -1,0 +1,256 @@
+"""Every bond of one trajectory, watched against its start and against the training frames."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from hybrid_calc.flags.contacts import Pairs, atoms_of, close_contacts
+from hybrid_calc.flags.coordination import coordination, coordination_flags
+from hybrid_calc.flags.limits import FlagLimits
+from hybrid_calc.flags.ranges import TrainingRanges, pair_name
+from hybrid_calc.flags.report import Flag, Severity
+from hybrid_calc.flags.topology import (
+    BondGraph,
+    bond_flags,
+    breaking_bonds,
+    forming_bonds,
+    initial_graph,
+    quiet_range,
+    second_neighbours,
+)
+
+THERMAL_KELVIN = 300.0
+"""Up to here the strain limits hold as they are; above they grow as sqrt(T), as amplitudes do."""
+QUIET_NEIGHBOUR_RATIO = (1.2, 1.45)
+"""Between these distances over radii a pair is on its way from neighbour to stranger."""
+
+
+class BondWatch:
+    """Raise the flags of successive geometries that distances alone decide.
+
+    Parameters
+    ----------
+    numbers
+        Atomic numbers, shape (N,).
+    pairs
+        Of the structure.
+    distances
+        Of the geometry that later ones are judged against, A, shape (P,).
+    limits
+        What to compare with.
+    ranges
+        Of the committee's training frames, or None where nobody knows.
+    """
+
+    def __init__(
+        self,
+        numbers: NDArray[np.integer],
+        pairs: Pairs,
+        distances: NDArray[np.float64],
+        limits: FlagLimits,
+        ranges: TrainingRanges | None,
+    ) -> None:
+        self._limits, self._pairs, self._atoms = limits, pairs, len(numbers)
+        self.graph: BondGraph = initial_graph(distances, pairs, len(numbers), limits.bonded_ratio)
+        self._strain_limits = np.full(len(distances), math.inf)
+        self._strain_limits[second_neighbours(self.graph, len(numbers))] = limits.strained_angle
+        self._strain_limits[self.graph.bonded] = limits.strained_bond
+        self._shortest, self._longest = self._length_bounds(numbers, ranges)
+        self._fewest, self._most = self._coordination_bounds(numbers, ranges)
+        self._counts = bool(np.isfinite(self._most).any())
+        self._lowest, self._highest = self._quiet(distances)
+        self._changed_for = np.zeros(len(distances), dtype=np.intp)
+        self._strained_for = np.zeros(len(distances), dtype=np.intp)
+        self._outside_for = np.zeros(len(distances), dtype=np.intp)
+        self._crowded_for = np.zeros(len(numbers), dtype=np.intp)
+        self._still = True
+
+    def look(
+        self, distances: NDArray[np.float64], *, moving: bool, temperature: float | None
+    ) -> list[Flag]:
+        """Return the flags of the next geometry.
+
+        Parameters
+        ----------
+        distances
+            Of each pair, A, shape (P,).
+        moving
+            Whether it belongs to dynamics, where a flag must persist.
+        temperature
+            Mean temperature, K; None outside dynamics.
+        """
+        if bool((distances >= self._lowest).all() and (distances <= self._highest).all()):
+            if not self._still:
+                for memory in self._memories():
+                    memory[:] = 0
+                self._still = True
+            return []
+        self._still = False
+        limits = self._limits
+        lasting = limits.persistence_steps if moving else 1
+        flags = list(close_contacts(distances, self._pairs, limits.close_contact_ratio))
+        breaking = breaking_bonds(distances, self.graph, limits.breaking_ratio)
+        forming = forming_bonds(
+            distances, self.graph, limits.forming_bond_order, limits.breaking_ratio
+        )
+        changed = breaking | forming
+        long_enough = _lasting(self._changed_for, changed, lasting)
+        flags += bond_flags(
+            distances,
+            self.graph,
+            breaking & long_enough,
+            forming & long_enough,
+            atoms=self._atoms,
+            breaking_ratio=limits.breaking_ratio,
+            forming_order=limits.forming_bond_order,
+        )
+        flags += self._strain(distances, changed, lasting, temperature)
+        flags += self._lengths(distances, changed, lasting)
+        if self._counts:
+            counts = coordination(distances, self._pairs)
+            outside = (counts < self._fewest) | (counts > self._most)
+            crowded = _lasting(self._crowded_for, outside, lasting)
+            flags += coordination_flags(counts, self._fewest, self._most, crowded)
+        return flags
+
+    def state(self) -> dict[str, Any]:
+        """Return for how long each flag was nearly up, JSON-able."""
+        return {
+            "changed_for": self._changed_for.tolist(),
+            "strained_for": self._strained_for.tolist(),
+            "outside_for": self._outside_for.tolist(),
+            "crowded_for": self._crowded_for.tolist(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._changed_for[:] = state["changed_for"]
+        self._strained_for[:] = state["strained_for"]
+        self._outside_for[:] = state["outside_for"]
+        self._crowded_for[:] = state["crowded_for"]
+        self._still = False
+
+    def _memories(self) -> tuple[NDArray[np.intp], ...]:
+        return self._changed_for, self._strained_for, self._outside_for, self._crowded_for
+
+    def _strain(
+        self,
+        distances: NDArray[np.float64],
+        changed: NDArray[np.bool_],
+        lasting: int,
+        temperature: float | None,
+    ) -> list[Flag]:
+        """Flag bonds and angles (distances of second neighbours) outside the thermal range."""
+        strain = np.abs(distances / self.graph.lengths - 1)
+        hotter = math.sqrt(max(1.0, (temperature or 0.0) / THERMAL_KELVIN))
+        allowed = hotter * self._strain_limits
+        strained = _lasting(self._strained_for, (strain > allowed) & ~changed, lasting)
+        flags = []
+        for name, which in (
+            ("strained_bond", strained & self.graph.bonded),
+            ("strained_angle", strained & ~self.graph.bonded),
+        ):
+            places = np.flatnonzero(which)
+            if len(places):
+                places = places[np.argsort(-(strain - allowed)[places])]
+                flags.append(
+                    Flag(
+                        name=name,
+                        severity=Severity.REGIME,
+                        atoms=atoms_of(places, self._pairs),
+                        value=float(strain[places[0]]),
+                        limit=float(allowed[places[0]]),
+                    )
+                )
+        return flags
+
+    def _lengths(
+        self, distances: NDArray[np.float64], changed: NDArray[np.bool_], lasting: int
+    ) -> list[Flag]:
+        """Flag bonds whose length the training frames do not have."""
+        beyond = np.maximum(self._shortest - distances, distances - self._longest)
+        outside = _lasting(self._outside_for, self.graph.bonded & ~changed & (beyond > 0), lasting)
+        places = np.flatnonzero(outside)
+        if len(places) == 0:
+            return []
+        places = places[np.argsort(-beyond[places])]
+        worst = places[0]
+        short = distances[worst] < self._shortest[worst]
+        limit = self._shortest[worst] if short else self._longest[worst]
+        return [
+            Flag(
+                name="bond_length",
+                severity=Severity.REGIME,
+                atoms=atoms_of(places, self._pairs),
+                value=float(distances[worst]),
+                limit=float(limit) if math.isfinite(limit) else 0.0,
+                unit="A",
+            )
+        ]
+
+    def _length_bounds(
+        self, numbers: NDArray[np.integer], ranges: TrainingRanges | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return shortest and longest length of each pair; a bond never seen fits nowhere."""
+        count = len(self._strain_limits)
+        shortest, longest = np.zeros(count), np.full(count, math.inf)
+        if ranges is None or not ranges.lengths:
+            return shortest, longest
+        margin = self._limits.length_margin_ang
+        symbols = [chemical_symbols[number] for number in numbers.tolist()]
+        for place in np.flatnonzero(self.graph.bonded).tolist():
+            i, j = int(self._pairs.first[place]), int(self._pairs.second[place])
+            known = ranges.lengths.get(pair_name(symbols[i], symbols[j]))
+            low, high = (math.inf, -math.inf) if known is None else known
+            shortest[place], longest[place] = low - margin, high + margin
+        return shortest, longest
+
+    def _coordination_bounds(
+        self, numbers: NDArray[np.integer], ranges: TrainingRanges | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return fewest and most neighbours of each atom; no bound where nobody knows."""
+        table = {} if ranges is None else ranges.coordination
+        margin = self._limits.coordination_margin
+        bounds = [
+            table.get(chemical_symbols[number], (-math.inf, math.inf))
+            for number in numbers.tolist()
+        ]
+        both = np.array(bounds, dtype=np.float64).reshape(-1, 2)
+        return both[:, 0] - margin, both[:, 1] + margin
+
+    def _quiet(
+        self, distances: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the distances between which nothing is up, each shape (P,).
+
+        Nearly every geometry is quiet; two comparisons then stand for all tests.
+        """
+        limits, graph = self._limits, self.graph
+        lowest, highest = quiet_range(
+            graph,
+            contact_ratio=limits.close_contact_ratio,
+            breaking_ratio=limits.breaking_ratio,
+            forming_order=limits.forming_bond_order,
+        )
+        strain = self._strain_limits
+        lowest = np.maximum.reduce([lowest, graph.lengths * (1 - strain), self._shortest])
+        highest = np.minimum.reduce([highest, graph.lengths * (1 + strain), self._longest])
+        if self._counts:
+            near, far = (ratio * self._pairs.radii_sum for ratio in QUIET_NEIGHBOUR_RATIO)
+            counts = coordination(distances, self._pairs)
+            if ((counts < self._fewest) | (counts > self._most)).any():
+                return np.full_like(lowest, math.inf), highest  # never quiet
+            lowest = np.where(graph.bonded, lowest, np.maximum(lowest, far))
+            highest = np.where(graph.bonded, np.minimum(highest, near), highest)
+        return lowest, highest
+
+
+def _lasting(memory: NDArray[np.intp], now: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Count the steps in a row that something holds; tell where they are enough."""
+    np.multiply(memory + 1, now, out=memory)
+    return np.asarray(now & (memory >= steps))

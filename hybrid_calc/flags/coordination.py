@@ -1,0 +1,161 @@
+"""How many neighbours each atom has, and sites of a solid that have others than its bulk."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hybrid_calc.flags.contacts import Pairs
+from hybrid_calc.flags.report import Flag, Severity
+
+NEIGHBOUR_RATIO = 1.3
+"""Distance over the sum of covalent radii at which a pair counts half."""
+NEIGHBOUR_WIDTH = 0.05
+"""Of the step from 1 to 0 around it."""
+
+
+def coordination(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
+    """Return the number of neighbours of each atom, counted smoothly, shape (N,).
+
+    Each other atom counts 1 / (1 + exp((r / (R_i + R_j) - 1.3) / 0.05)), so
+    that an atom that comes or goes changes it by a half when it is half way.
+
+    Parameters
+    ----------
+    distances
+        Of each pair, A, shape (P,).
+    pairs
+        Of the structure.
+    """
+    reach = (distances / pairs.radii_sum - NEIGHBOUR_RATIO) / NEIGHBOUR_WIDTH
+    shares = 1 / (1 + np.exp(np.minimum(reach, 50.0)))
+    count = np.bincount(pairs.first, weights=shares, minlength=pairs.atoms)
+    return np.asarray(count + np.bincount(pairs.second, weights=shares, minlength=pairs.atoms))
+
+
+def coordination_flags(
+    counts: NDArray[np.float64],
+    lowest: NDArray[np.float64],
+    highest: NDArray[np.float64],
+    outside: NDArray[np.bool_],
+) -> tuple[Flag, ...]:
+    """Return the flag of atoms whose coordination the training frames do not have.
+
+    Parameters
+    ----------
+    counts
+        `coordination`, shape (N,).
+    lowest, highest
+        What is still inside, margin included, shape (N,).
+    outside
+        Which atoms are outside, and long enough, shape (N,).
+    """
+    if not outside.any():
+        return ()
+    beyond = np.maximum(lowest - counts, counts - highest)
+    who = np.flatnonzero(outside)
+    who = who[np.argsort(-beyond[who])]
+    worst = who[0]
+    limit = lowest if counts[worst] < lowest[worst] else highest
+    return (
+        Flag(
+            name="coordination",
+            severity=Severity.REGIME,
+            atoms=tuple(who.tolist()),
+            value=float(counts[worst]),
+            limit=float(limit[worst]),
+        ),
+    )
+
+
+class Sites:
+    """The bulk coordination of an extended solid, and the sites that deviate from it.
+
+    Of each element the most frequent coordination of the first geometry is
+    its bulk's.  Where bonds do not lead from the cell to its own images (a
+    molecule in a box, a molecular crystal) there is no bulk and nothing is
+    flagged.
+
+    Parameters
+    ----------
+    atoms
+        First geometry, periodic in all directions.
+    ratio
+        Distance over the sum of covalent radii up to which atoms are neighbours.
+    """
+
+    def __init__(self, atoms: Atoms, ratio: float) -> None:
+        self._ratio = ratio
+        self.extended = _is_extended(atoms, ratio)
+        counts = site_counts(atoms, ratio) if self.extended else np.zeros(len(atoms), dtype=np.intp)
+        bulk = {
+            number: Counter(counts[atoms.numbers == number].tolist()).most_common(1)[0][0]
+            for number in set(atoms.numbers.tolist())
+        }
+        self._bulk = np.array([bulk[number] for number in atoms.numbers.tolist()])
+        self._wrong_for = np.zeros(len(atoms), dtype=np.intp)
+
+    def look(self, atoms: Atoms, *, lasting: int) -> tuple[Flag, ...]:
+        """Return the flag of sites that deviate for at least so many geometries."""
+        if not self.extended:
+            return ()
+        counts = site_counts(atoms, self._ratio)
+        self._wrong_for = np.where(counts != self._bulk, self._wrong_for + 1, 0)
+        who = np.flatnonzero(self._wrong_for >= lasting)
+        if len(who) == 0:
+            return ()
+        who = who[np.argsort(-np.abs(counts - self._bulk)[who], kind="stable")]
+        return (
+            Flag(
+                name="site_coordination",
+                severity=Severity.REGIME,
+                atoms=tuple(who.tolist()),
+                value=float(counts[who[0]]),
+                limit=float(self._bulk[who[0]]),
+            ),
+        )
+
+    def state(self) -> list[int]:
+        """Return for how long each site has deviated, JSON-able."""
+        return [int(count) for count in self._wrong_for]
+
+    def restore(self, state: list[int]) -> None:
+        """Take back what `state` returned."""
+        self._wrong_for = np.array(state, dtype=np.intp)
+
+
+def site_counts(atoms: Atoms, ratio: float) -> NDArray[np.intp]:
+    """Return the number of neighbours of each atom, images included, shape (N,)."""
+    first, _ = _neighbours(atoms, ratio)
+    return np.bincount(first, minlength=len(atoms))
+
+
+def _neighbours(atoms: Atoms, ratio: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    from matscipy.neighbours import neighbour_list
+
+    radii = covalent_radii[atoms.numbers]
+    first, second, lengths = neighbour_list("ijd", atoms, 2 * ratio * float(radii.max()))
+    near = lengths < ratio * (radii[first] + radii[second])
+    return first[near], second[near]
+
+
+def _is_extended(atoms: Atoms, ratio: float) -> bool:
+    """Tell whether bonds lead from the cell to its own images.
+
+    Eight cells of separate molecules are eight times as many molecules.
+    """
+    if not atoms.pbc.all():
+        return False
+    return _parts(atoms.repeat(2), ratio) < 8 * _parts(atoms, ratio)
+
+
+def _parts(atoms: Atoms, ratio: float) -> int:
+    first, second = _neighbours(atoms, ratio)
+    matrix = coo_array((np.ones(len(first)), (first, second)), shape=(len(atoms),) * 2)
+    return int(connected_components(matrix, directed=False, return_labels=False))
