@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +22,15 @@ from scipy.stats import t as student
 
 from hybrid_calc.gate.calibration import missed_share_threshold
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
-from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.gate import Gate, ToleranceWarning
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.replay import replay
-from hybrid_calc.gate.scope import ScopeCard, scope_entries
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.gate.scope_entry import scope_entries
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.gate.thresholds import calibrate_regimes
 
+warnings.simplefilter("ignore", ToleranceWarning)  # what it says is among the figures
 MISSED_SHARE = 0.1
 SPLITS = 40
 REPLAYS = 500

@@ -37,7 +37,7 @@ with untouched(), warnings.catch_warnings():
     from mace import modules
     from mace.tools.compile import disable_e3nn_codegen, simplify
 
-MINUTES = 4.0
+MINUTES = 3.0
 """Processor minutes a committee learns for."""
 MEMBERS = 4
 CUTOFF = 4.0

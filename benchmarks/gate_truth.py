@@ -30,9 +30,9 @@ STEP_FS = 1.0
 FRICTION_PER_FS = 0.02
 SPRING = 20.0
 """Of the driven distances, eV/A^2."""
-SETTLING = {"md": 100, "drive": 100, "training": 200}
+SETTLING = {"md": 80, "drive": 80, "training": 200}
 """Steps before anything is kept."""
-STEPS = {"md": 300, "drive": 300, "training": 1000}
+STEPS = {"md": 240, "drive": 240, "training": 1000}
 SEEDS = 3
 """Trajectories of each kind."""
 TRAINING_EVERY = 10
