@@ -1,7 +1,8 @@
 """How often each physics flag cries wolf in ordinary dynamics, and how far 300 K frames are apart.
 
 ANI-1x drives MD at 300 K from the relaxed structure; every flag raised there is
-a false alarm.  The fingerprint distances are between independent frames of one
+a false alarm; the training ranges come from another dynamics of the same molecule.
+The fingerprint distances are between independent frames of one
 trajectory: the trust radius should cover most of them, and not a bond that is
 being broken.
 """
@@ -17,6 +18,7 @@ from ase import units
 from ase.build import molecule
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from committee_only import CommitteeOnly
 
@@ -28,6 +30,8 @@ from hybrid_calc.flags.coverage import (
     fingerprint_distance,
 )
 from hybrid_calc.flags.monitor import Monitor
+from hybrid_calc.flags.ranges import large_force
+from hybrid_calc.training.ranges import fit_ranges
 
 MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
 FLAGS = (
@@ -42,7 +46,6 @@ FLAGS = (
     "step_displacement",
     "mean_temperature",
     "large_force",
-    "energy_drift",
 )
 TRAINING = 500
 """Frames, ten steps apart, of another dynamics of the same molecule that ranges are taken from."""
@@ -55,46 +58,88 @@ def main() -> None:
     names = MOLECULES[:2] if options.quick else MOLECULES
     steps = 500 if options.quick else 4000
     alarms: Counter[str] = Counter()
-    frames = 0
+    frames = conserved = 0
     distances: list[float] = []
     stretched: list[float] = []
     for name in names:
         atoms = molecule(name)
         atoms.calc = CommitteeOnly(committee)
         BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
-        monitor = Monitor(FlagLimits(), committee.info)
-        monitor.start(atoms)
-        random = np.random.default_rng(0)
-        thermalize_momenta(atoms, 300, rng=random)
-        dynamics = Langevin(
-            atoms,
-            0.5 * units.fs,
-            temperature_K=300,
-            friction=0.01 / units.fs,
-            fixcm=False,
-            rng=random,
+        start = atoms.copy()
+        ranges = fit_ranges(
+            _training_frames(start, committee, TRAINING // (10 if options.quick else 1))
         )
+        monitor = Monitor(FlagLimits(), committee.info, ranges)
+        monitor.start(atoms)
+        dynamics = _langevin(atoms, seed=0)
         dynamics.run(200)
         prints = []
         for step in range(steps):
             dynamics.run(1)
             survey = monitor.survey(atoms)
             alarms.update(survey.report.names)
+            force = np.linalg.norm(atoms.get_forces(), axis=1)
+            alarms.update(
+                flag.name for flag in large_force(force.max(), int(force.argmax()), ranges)
+            )
             if step % 50 == 0:
                 prints.append(survey.fingerprint)
         frames += steps
         distances += _between(np.array(prints))
         stretched += _stretch(atoms, prints)
+        conserved += _drift_alarms(atoms, monitor, steps // 4)
     figures = {f"false_alarm_share_{flag}": alarms[flag] / frames for flag in FLAGS}
     figures |= {
-        "false_alarm_share_mean_temperature": alarms["mean_temperature"] / frames,
+        "false_alarm_share_energy_drift": conserved / (len(names) * (steps // 4)),
         "fingerprint_distance_300K_median": float(np.median(distances)),
         "fingerprint_distance_300K_99": float(np.quantile(distances, 0.99)),
         "fingerprint_distance_bond_stretched_1p25_min": min(stretched),
         "frames": float(frames),
+        "molecules": float(len(names)),
     }
-    targets = {name: ("<=", 0.01) for name in figures if name.startswith("false_alarm")}
+    shares = [value for name, value in figures.items() if name.startswith("false_alarm")]
+    figures["flag_false_alarm_share"] = max(shares)  # of the worst flag
+    targets = {name: ("<=", 0.01) for name in figures if "false_alarm" in name}
     bench.report(figures, targets, options.json)
+
+
+def _langevin(atoms, seed):
+    random = np.random.default_rng(seed)
+    thermalize_momenta(atoms, 300, rng=random)
+    return Langevin(
+        atoms,
+        0.5 * units.fs,
+        temperature_K=300,
+        friction=0.01 / units.fs,
+        fixcm=False,
+        rng=random,
+    )
+
+
+def _training_frames(start, committee, count):
+    """Return frames of another dynamics of the same molecule, ten steps apart, with forces."""
+    atoms = start.copy()
+    atoms.calc = CommitteeOnly(committee)
+    dynamics = _langevin(atoms, seed=1)
+    dynamics.run(200)
+    frames = []
+    for _ in range(count):
+        dynamics.run(10)
+        frame = atoms.copy()
+        frame.arrays["REF_forces"] = atoms.get_forces()
+        frames.append(frame)
+    return frames
+
+
+def _drift_alarms(atoms, monitor, steps):
+    """Return how often the drift of constant-energy dynamics is flagged."""
+    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
+    start, alarms = atoms.get_total_energy(), 0
+    for _ in range(steps):
+        dynamics.run(1)
+        monitor.drift_ev = atoms.get_total_energy() - start
+        alarms += "energy_drift" in monitor.survey(atoms).report.names
+    return alarms
 
 
 def _between(prints: np.ndarray) -> list[float]:

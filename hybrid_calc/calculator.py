@@ -67,7 +67,8 @@ class HybridHandle(Calculator):
         """Return the reference's label of a geometry that a driver wants.
 
         It goes the way of every other label: budget, checks, store; its record
-        gives ``acquisition`` with the reason.
+        gives ``acquisition`` with the reason.  ``last_step`` is what happened to it;
+        ``results`` stay those of the geometry calculated last.
 
         Parameters
         ----------
@@ -84,6 +85,7 @@ class HybridHandle(Calculator):
         step = self.engine.evaluate(atoms, self.trajectory, wanted=reason)
         if step.label is None:
             raise ReferenceFailed(f"no label of the geometry wanted for: {reason}.")
+        self.last_step = step
         return step.label
 
     def calculate(

@@ -19,6 +19,7 @@
     │   ├── ReferenceTimeout (TimeoutError)    the wall limit was reached, the worker killed
     │   └── ReferenceCrashed                   the worker died
     ├── BudgetExhausted (CalculationFailed)    the reference calls of this run are spent
+    ├── RunInterrupted                         a signal asked the run to end
     └── StoreError (OSError)                   a frame could not be written or read
         └── StoreDamagedError                  what is on disk is not what was written
 
@@ -46,6 +47,7 @@ __all__ = [
     "ReferenceFailed",
     "ReferenceNotConverged",
     "ReferenceTimeout",
+    "RunInterrupted",
     "SettingsError",
     "StoreDamagedError",
     "StoreError",
@@ -140,6 +142,10 @@ class ReferenceCrashed(ReferenceFailed):
 
 class BudgetExhausted(HybridCalcError, CalculationFailed):
     """The reference calls granted to this run are spent; the run can be resumed."""
+
+
+class RunInterrupted(HybridCalcError):
+    """A signal asked the run to end; nothing failed, and the run can be resumed."""
 
 
 class StoreError(HybridCalcError, OSError):

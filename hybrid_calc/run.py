@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -14,19 +12,26 @@ from typing import Any
 
 from ase import Atoms
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hybrid_calc.answer.step import Step
 from hybrid_calc.calculator import HybridCalculator
-from hybrid_calc.config.build import build_calculator, build_structure
+from hybrid_calc.config.build import build_calculator, build_guess, build_structure
 from hybrid_calc.config.job import RunSettings
+from hybrid_calc.correction.surface import refuse_periodic
 from hybrid_calc.drivers.ase_neb import run_neb
 from hybrid_calc.drivers.ase_relax import run_relax
+from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
 from hybrid_calc.drivers.folder import RunFolder
 from hybrid_calc.drivers.job import Ending, Job, Outcome
 from hybrid_calc.drivers.md import run_md
+from hybrid_calc.drivers.polish import require_sella
+from hybrid_calc.drivers.settings import NebSettings, RelaxSettings
+from hybrid_calc.drivers.surface_neb import run_surface_neb
+from hybrid_calc.drivers.surface_relax import run_surface_relax
 from hybrid_calc.errors import SettingsError
-from hybrid_calc.gate.gate import ToleranceWarning
+from hybrid_calc.report.display import Display
+from hybrid_calc.report.profile import draw_profile
+from hybrid_calc.report.result import print_result
 from hybrid_calc.report.scope import ScopeLog
 from hybrid_calc.report.summary import ErrorLog, print_summary, summarise
 
@@ -35,8 +40,11 @@ EXIT_CODES = {
     Ending.NOT_CONVERGED: 3,
     Ending.BUDGET: 4,
     Ending.INTERRUPTED: 5,
+    Ending.UNCONFIRMED: 6,
 }
 """Exit code of each ending; bad input is 2, a failed reference 1."""
+
+PROFILE = "profile.png"
 
 ENDING = b"hybrid-calc: ending after this step; a second signal ends at once.\n"
 
@@ -68,6 +76,7 @@ def run_job(
     _set_threads(settings)
     atoms = build_structure(settings.structure, base)
     end = _other_end(settings, base)
+    path = _between(settings, atoms, end, base)
     calculator = build_calculator(settings, base, output)  # opens nothing before the first label
     folder = RunFolder(output, resume=resume)
     errors, scope = ErrorLog(), ScopeLog()
@@ -75,7 +84,7 @@ def run_job(
         errors.add(line["regime"], line["force_error"], line["good"])
         scope.add(line["regime"], line.get("mean_temperature"))
     try:
-        with _signals() as asked_to_stop, _Display(console, calculator) as display:
+        with _signals() as asked_to_stop, Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
@@ -89,15 +98,19 @@ def run_job(
                 calculator=calculator,
                 folder=folder,
                 progress=display.update,
+                say=display.say,
                 interrupted=lambda: bool(asked_to_stop),
             )
-            outcome = _drive(settings, atoms, end, job)
+            outcome = _drive(settings, atoms, end, path, job)
     finally:
         folder.close()
         calculator.close()
     figures = summarise(calculator.engine, errors, scope)
     summary = _summary(settings, outcome, figures, folder.wall_seconds)
+    if "profile" in summary and draw_profile(folder.path / PROFILE, summary):
+        summary["files"]["profile"] = PROFILE
     folder.write_summary(summary)
+    print_result(console, summary)
     print_summary(console, summary)
     _say_more(console, summary, output)
     store = calculator.engine.store
@@ -110,13 +123,19 @@ def run_job(
     return outcome.ending
 
 
-def _drive(settings: RunSettings, atoms: Atoms, end: Atoms | None, job: Job) -> Outcome:
+def _drive(
+    settings: RunSettings, atoms: Atoms, end: Atoms | None, path: list[Atoms], job: Job
+) -> Outcome:
     if settings.task == "md":
         return run_md(atoms, settings.md, job)
     if settings.task == "relax":
+        if isinstance(settings.relax, RelaxSettings):
+            return run_surface_relax(atoms, settings.relax, job)
         return run_relax(atoms, settings.relax, job)
     if end is None:
         raise SettingsError("task neb needs end: the structure at the other end of the band.")
+    if isinstance(settings.neb, NebSettings):
+        return run_surface_neb(atoms, end, path, settings.neb, job)
     return run_neb(atoms, end, settings.neb, job)
 
 
@@ -126,6 +145,29 @@ def _other_end(settings: RunSettings, base: Path) -> Atoms | None:
     if settings.end is None:
         raise SettingsError("task neb needs end: the structure at the other end of the band.")
     return build_structure(settings.end, base)
+
+
+def _between(settings: RunSettings, atoms: Atoms, end: Atoms | None, base: Path) -> list[Atoms]:
+    """Return what a user gives between the ends; refuse what the driver cannot do.
+
+    Raises
+    ------
+    InputError
+        Before anything is written or computed.
+    """
+    if settings.task == "relax" and isinstance(settings.relax, RelaxSettings):
+        refuse_periodic(atoms)
+    if end is None:
+        return []
+    check_ends(atoms, end)
+    if not isinstance(settings.neb, NebSettings):
+        return []
+    refuse_periodic(atoms)
+    path = build_guess(settings.neb.guess, atoms, base)
+    refuse_other_fixed_atoms(atoms, [end, *path])
+    if settings.neb.polish == "sella":
+        require_sella()
+    return path
 
 
 def _set_threads(settings: RunSettings) -> None:
@@ -167,6 +209,9 @@ def _say_more(console: Console, summary: dict[str, Any], output: Path) -> None:
         ):
             console.print(f"image {number}: {energy:8.3f} eV, {source}", highlight=False)
     store = summary["store"]
+    for name, file in summary.get("files", {}).items():
+        line = f"{name.replace('_', ' ')}: {output / file}"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     for line in (
         f"store:     {store}",
         f"decisions: {output / 'decisions.jsonl'}",
@@ -193,62 +238,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Display:
-    """Live progress: a bar on a terminal, a line every tenth elsewhere."""
-
-    def __init__(self, console: Console, calculator: HybridCalculator) -> None:
-        self._console = console
-        self._engine = calculator.engine
-        self._tenth = -1
-        self._first: int | None = None
-        self._warnings = warnings.catch_warnings()
-        self._progress = Progress(
-            TextColumn("{task.completed:.0f} of {task.total:.0f} steps"),
-            BarColumn(),
-            TextColumn("{task.fields[words]}"),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("run", total=None, words="")
-
-    def __enter__(self) -> _Display:
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore", ToleranceWarning)  # the summary says it in one line
-        self._progress.start()
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-        self._warnings.__exit__(None, None, None)
-
-    def update(self, done: int, total: int) -> None:
-        """Show how far the run is and what it has spent."""
-        words = self._words()
-        self._progress.update(self._task, completed=done, total=total, words=words)
-        if self._first is None:
-            self._first = done
-        tenth = 10 * done // total
-        if not self._console.is_terminal and tenth > self._tenth:
-            self._tenth = tenth
-            text = f"step {done} of {total}, {words}{self._left(done, total)}"
-            self._console.print(text, highlight=False)
-
-    def _left(self, done: int, total: int) -> str:
-        """Return how long the rest will take, judged by the steps of this process."""
-        taken = done - (self._first or 0)
-        if not taken:
-            return ""
-        seconds = (time.perf_counter() - self._start) * (total - done) / taken
-        return f", about {seconds:.0f} s left"
-
-    def _words(self) -> str:
-        tally, budget = self._engine.tally, self._engine.gate.budget
-        share = tally.labels / tally.geometries if tally.geometries else 0.0
-        left = "no limit" if budget.left is None else f"{budget.left} left"
-        notice = ", tolerance below the committee" if self._engine.gate.notice else ""
-        return f"DFT {tally.labels} ({share:.0%}), budget {left}{notice}"

@@ -35,11 +35,17 @@ NEEDED = {
     "mace-foundation": {"models": ["small", "medium"]},
     "external": {"members": [{"calculator": "a:b"}]},
     "level": {"functional": "pbe", "basis": "sto-3g"},
+    "own": {"function": "a:b"},
+    "ase": {"calculator": "a:b"},
     "stretch": {"atoms": [0, 1], "to_length_ang": 2.0},
     "gate": {"regimes": [{"name": "mine", "parent": "reactive"}]},
 }
 KINDS = {"ani", "bundle", "external", "mace", "mace-foundation", "toy", "pyscf", "xtb"}
-"""Kinds of committee and reference."""
+KINDS |= {"ase", "local", "executorlib", "parsl", "own"}
+"""Kinds of committee, reference and executor."""
+
+DRIVERS = {"ase", "surface"}
+"""Drivers of relaxations and bands."""
 
 SMALLEST = {"task": "md", "structure": {"molecule": "H2O"}}
 
@@ -95,11 +101,11 @@ def test_settings_cannot_be_changed(tmp_path):
         ),
         (
             {"reference": {"kind": "xtb", "threads": 1}},
-            "unknown key reference.threads; known are kind.",
+            "unknown key reference.threads; known are executor, kind.",
         ),
         (
             {"structure": {"molecule": "H2O", "zzz": 1}},
-            "unknown key structure.zzz; known are charge, file, molecule, multiplicity.",
+            "unknown key structure.zzz; known are charge, file, fixed, molecule, multiplicity.",
         ),
     ],
 )
@@ -121,7 +127,7 @@ def test_an_unknown_key_is_said_before_what_it_left_out(tmp_path):
             "committee.kind must be one of ani, bundle, mace, mace-foundation, "
             "external, toy; got {}.",
         ),
-        ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, toy"),
+        ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, ase, toy"),
         ({"committee": "ani"}, "committee: Input should be a valid dictionary"),
     ],
 )
@@ -224,6 +230,7 @@ BAD_VALUES = [
     ("flags.length_margin_ang", -0.1),
     ("flags.coordination_margin", -1),
     ("flags.site_ratio", 1),
+    ("flags.site_margin", 0),
     ("flags.energy_drift_ev_per_atom", 0),
     ("flags.spin_contamination", 0),
     ("flags.small_gap_ev", -1),
@@ -240,16 +247,41 @@ BAD_VALUES = [
     ("md.stretch.from_step", -1),
     ("md.stretch.over_steps", 0),
     ("md.stretch.spring_ev_per_ang2", 0),
+    ("structure.fixed", [-1]),
+    ("relax.driver", "vasp"),
     ("relax.optimizer", "Newton"),
     ("relax.fmax_ev_per_ang", 0),
     ("relax.steps", 0),
+    ("relax.max_step_ang", 0),
+    ("relax.max_labels", -1),
+    ("relax.max_displacement_ang", 0),
+    ("relax.max_std_ev", 0),
+    ("relax.kernel", "cubic"),
+    ("relax.frequencies", "all"),
+    ("relax.ase.optimizer", "Newton"),
+    ("relax.ase.fmax_ev_per_ang", 0),
+    ("relax.ase.steps", 0),
+    ("neb.driver", "vasp"),
     ("neb.images", 2),
-    ("neb.interpolation", "cubic"),
-    ("neb.climb", "high"),
-    ("neb.spring_ev_per_ang", 0),
     ("neb.fmax_ev_per_ang", 0),
-    ("neb.steps", 0),
-    ("neb.relax_ends", "one"),
+    ("neb.end_fmax_ev_per_ang", 0),
+    ("neb.max_labels", 0),
+    ("neb.max_std_ev", 0),
+    ("neb.max_step_ang", 0),
+    ("neb.kernel", "cubic"),
+    ("neb.seed", -1),
+    ("neb.guess", 3),
+    ("neb.polish", "lanczos"),
+    ("neb.polish_fmax_ev_per_ang", 0),
+    ("neb.polish_labels", 0),
+    ("neb.label_downhill_ends", "one"),
+    ("neb.ase.images", 2),
+    ("neb.ase.interpolation", "cubic"),
+    ("neb.ase.climb", "high"),
+    ("neb.ase.spring_ev_per_ang", 0),
+    ("neb.ase.fmax_ev_per_ang", 0),
+    ("neb.ase.steps", 0),
+    ("neb.ase.relax_ends", "one"),
     ("committee.ani.model", "ani-2x"),
     ("committee.mace.files", 3),
     ("committee.mace.trust", "hm"),
@@ -283,6 +315,18 @@ BAD_VALUES = [
     ("reference.pyscf.cold_share", 1.5),
     ("reference.pyscf.stability", "often"),
     ("reference.pyscf.when_unstable", "guess"),
+    ("reference.pyscf.executor", "slurm"),
+    ("reference.pyscf.executor.local.workers", 0),
+    ("reference.pyscf.executor.local.patience_s", 0),
+    ("reference.pyscf.executor.executorlib.backend", "SlurmCluster"),
+    ("reference.pyscf.executor.executorlib.arguments", "many"),
+    ("reference.pyscf.executor.parsl.provider", "slurm"),
+    ("reference.pyscf.executor.parsl.provider_arguments", 5),
+    ("reference.pyscf.executor.parsl.run_folder", 5),
+    ("reference.pyscf.executor.own.function", 5),
+    ("reference.ase.calculator", 5),
+    ("reference.ase.arguments", "tight"),
+    ("reference.ase.max_net_force_ev_per_ang", 0),
     ("reference.pyscf.level", "ccsd"),
     ("reference.pyscf.level.functional", 5),
     ("reference.pyscf.level.solvent", 5),
@@ -304,7 +348,9 @@ def test_a_bad_value_is_named_with_its_key_and_what_came(tmp_path, place, value)
     inner, *parts = settings, *place.split(".")
     needed = copy.deepcopy(NEEDED)
     for part in parts[:-1]:
-        if part in KINDS:
+        if part in DRIVERS:
+            inner["driver"] = part
+        elif part in KINDS:
             inner.update({"kind": part} | needed.get(part, {}))
         elif part.isdigit():
             inner = inner[int(part)]
@@ -314,10 +360,11 @@ def test_a_bad_value_is_named_with_its_key_and_what_came(tmp_path, place, value)
                 inner.update(needed.get(part, {}))
     inner[parts[-1]] = value
     text = message(tmp_path, **settings)
-    key = ".".join(part for part in parts if part not in KINDS)
+    key = ".".join(part for part in parts if part not in KINDS | DRIVERS)
     assert text.startswith(key)
-    got = value[0] if isinstance(value, list) and key == "gate.policies" else value
-    assert f"got {got!r}" in text or key.endswith(("atoms", "factor_bounds"))
+    got = value[0] if key in {"gate.policies", "structure.fixed"} else value
+    whole = key.endswith(("atoms", "factor_bounds", "driver"))  # the section is what came
+    assert f"got {got!r}" in text or whole
 
 
 def settings_classes(model=RunSettings):
@@ -491,7 +538,7 @@ def leaves(text):
         for key, value in node.value:
             line = lines[key.start_mark.line]
             inner = getattr(model, key.value)
-            if isinstance(value, yaml.MappingNode):
+            if isinstance(value, yaml.MappingNode) and isinstance(inner, BaseModel):
                 yield from walk(value, inner)
             if isinstance(value, yaml.SequenceNode):
                 for one, settings in zip(value.value, inner, strict=False):

@@ -18,7 +18,7 @@ PACKAGE = Path(hybrid_calc.__file__).parent
 HEAVY = ("torch", "pyscf", "mace", "torchani", "tblite", "matplotlib")
 
 LAYERS = (
-    ("errors",),
+    ("errors", "signals"),
     ("geometry",),
     ("reference.level",),
     ("reference.label",),
@@ -27,12 +27,12 @@ LAYERS = (
     ("gate",),
     ("reference", "store"),
     ("answer",),
-    ("engine",),
+    ("engine", "farm"),
     ("calculator",),
     ("drivers",),
     ("training", "report"),
     ("config",),
-    ("run",),
+    ("run", "label_job"),
     ("cli",),
 )
 """DESIGN.md, "Layering is acyclic": a room imports itself and what stands above it here."""

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hybrid_calc.cli.annotation import Graph, Separate, Temperature
 from hybrid_calc.cli.scope import calibrate, scope
 from hybrid_calc.cli.store import store_app
 
@@ -55,6 +56,59 @@ def run(
         sys.stderr.write("hybrid-calc: interrupted; what was validated is in the store.\n")
         raise typer.Exit(130) from None
     raise typer.Exit(EXIT_CODES[ending])
+
+
+@app.command()
+def label(
+    frames: Annotated[Path, typer.Argument(help="Any file ASE reads; all its frames.")],
+    config: Annotated[
+        Path, typer.Option(help="Settings file with a reference: a job's, or that alone.")
+    ],
+    store: Annotated[Path, typer.Option(help="NAME.h5 that labels go to; made or gone on with.")],
+    *,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key: reference.threads=2.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Labels at a time, instead of the settings'.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Frames to ask at most.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask about frames in quarantine, too.")
+    ] = False,
+    graph: Graph = None,
+    temperature: Temperature = None,
+    separate: Separate = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Label many frames into a store; what it has already is not asked again."""
+    from rich.console import Console
+
+    from hybrid_calc.cli.annotation import annotator_from
+    from hybrid_calc.config.load import load_label_settings
+    from hybrid_calc.label_job import print_harvest, run_label_job
+    from hybrid_calc.report.store import print_json
+
+    settings = load_label_settings(config, set_)
+    try:
+        code, harvest = run_label_job(
+            frames,
+            settings,
+            store=store,
+            workers=workers,
+            annotator=annotator_from(settings.flags, graph, temperature, separate),
+            budget=budget,
+            again=again,
+            console=None if as_json else Console(),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("hybrid-calc: interrupted; what was labelled is in the store.\n")
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(harvest.to_dict())
+    else:
+        print_harvest(Console(), harvest, store)
+    raise typer.Exit(code)
 
 
 @app.command()

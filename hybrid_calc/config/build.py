@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from glob import glob
 from pathlib import Path
 
 from ase import Atoms
+from ase.constraints import FixAtoms
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
@@ -21,8 +24,20 @@ from hybrid_calc.config.committee import (
     FoundationSettings,
     ToySettings,
 )
+from hybrid_calc.config.executor import (
+    ExecutorlibSettings,
+    ExecutorSettings,
+    LocalExecutorSettings,
+    ParslSettings,
+)
 from hybrid_calc.config.job import RunSettings, StructureSettings
-from hybrid_calc.config.reference import ReferenceSettings, ToyReferenceSettings, XtbSettings
+from hybrid_calc.config.reference import (
+    AseSettings,
+    PySCFSettings,
+    ReferenceSettings,
+    ToyReferenceSettings,
+    XtbSettings,
+)
 from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
@@ -61,7 +76,41 @@ def build_structure(settings: StructureSettings, base: Path) -> Atoms:
         atoms.info["spin"] = settings.multiplicity
     check_structure(atoms)
     charge_of(atoms), multiplicity_of(atoms)
+    _fix(atoms, settings.fixed)
     return atoms
+
+
+def build_guess(file: Path | None, atoms: Atoms, base: Path) -> list[Atoms]:
+    """Return the geometries a user gives between the ends of a band; empty without a file.
+
+    Parameters
+    ----------
+    file
+        One guess of the transition state, or several geometries in order.
+    atoms
+        An end of the band, whose atoms these must have.
+    base
+        Folder that a relative path starts from.
+
+    Raises
+    ------
+    SettingsError
+        The file is not there, or holds other atoms or the same in another order.
+    StructureError
+        ASE cannot read it.
+    """
+    if file is None:
+        return []
+    frames = _frames_of(base / file)
+    for number, frame in enumerate(frames):
+        if frame.numbers.tolist() != atoms.numbers.tolist():
+            raise SettingsError(
+                f"neb.guess: frame {number} of {base / file} is {frame.symbols} and the ends are "
+                f"{atoms.symbols}; give the same atoms in the same order."
+            )
+        frame.info = dict(atoms.info)
+        check_structure(frame)
+    return frames
 
 
 def build_committee(settings: CommitteeSettings, base: Path) -> Committee:
@@ -128,16 +177,48 @@ def _external_committee(settings: ExternalSettings) -> Committee:
 
 
 def build_reference(settings: ReferenceSettings) -> Reference:
-    """Return the reference; its worker starts at the first label."""
+    """Return the reference; its worker, or its executor, starts at the first label."""
     if isinstance(settings, ToyReferenceSettings):
         from hybrid_calc.reference.toy import ToyReference
 
         return ToyReference()
+    make = reference_maker(settings)
+    if settings.executor is None:
+        return make()
+    from hybrid_calc.reference.executor import ExecutorReference
+
+    threads = settings.threads if isinstance(settings, PySCFSettings) else 1
+    return ExecutorReference(
+        make,
+        partial(build_executor, settings.executor, threads),
+        workers=None if isinstance(settings.executor, ParslSettings) else settings.executor.workers,
+        patience_s=settings.executor.patience_s,
+    )
+
+
+def reference_maker(
+    settings: PySCFSettings | XtbSettings | AseSettings,
+) -> Callable[[], Reference]:
+    """Return what makes the reference, here or in another process."""
     if isinstance(settings, XtbSettings):
         from hybrid_calc.reference.ase_backend import gfn2_xtb
 
-        return gfn2_xtb()
-    return PySCFReference(
+        return gfn2_xtb
+    if isinstance(settings, AseSettings):
+        from hybrid_calc.reference.ase_backend import ase_level, ase_reference
+
+        level = None
+        if settings.level is not None:
+            level = ase_level(settings.level.to_level(), settings.calculator, settings.arguments)
+        return partial(
+            ase_reference,
+            settings.calculator,
+            settings.arguments,
+            level=level,
+            max_net_force_ev_per_ang=settings.max_net_force_ev_per_ang,
+        )
+    return partial(
+        PySCFReference,
         settings.level.to_level(),
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
@@ -147,6 +228,32 @@ def build_reference(settings: ReferenceSettings) -> Reference:
         stability=settings.stability,
         when_unstable=settings.when_unstable,
     )
+
+
+def build_executor(settings: ExecutorSettings, threads: int = 1) -> Executor:
+    """Return the executor; each of its workers has so many threads."""
+    from hybrid_calc.reference import executor_backends
+    from hybrid_calc.reference.local_executor import LocalExecutor
+
+    if isinstance(settings, LocalExecutorSettings):
+        return LocalExecutor(settings.workers, threads=threads)
+    if isinstance(settings, ExecutorlibSettings):
+        return executor_backends.executorlib_executor(
+            settings.backend,
+            workers=settings.workers,
+            threads=threads,
+            arguments=settings.arguments,
+        )
+    if isinstance(settings, ParslSettings):
+        return executor_backends.parsl_executor(
+            settings.provider,
+            workers=settings.workers,
+            threads=threads,
+            arguments=settings.arguments,
+            provider_arguments=settings.provider_arguments,
+            run_folder=settings.run_folder,
+        )
+    return executor_backends.executor_from(settings.function, settings.arguments)
 
 
 def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridCalculator:
@@ -195,20 +302,46 @@ def _model_files(files: Sequence[str] | str, base: Path) -> list[Path]:
 
 
 def _from_file(path: Path) -> Atoms:
+    return _frames_of(path, last_only=True)[-1]
+
+
+def _frames_of(path: Path, *, last_only: bool = False) -> list[Atoms]:
+    """Return the frames of any file ASE reads."""
     import ase.io
 
     if not path.is_file():
         raise SettingsError(f"structure file {path} is not there.")
     try:
-        atoms = ase.io.read(path)
+        frames = ase.io.read(path, index=slice(-1, None) if last_only else slice(None))
     except Exception as error:  # ASE's readers raise whatever they meet
         raise StructureError(
             f"structure file {path} cannot be read by ASE: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(atoms, Atoms):
-        raise StructureError(f"structure file {path} holds no single structure.")
-    atoms.calc = None
-    return atoms
+    if not isinstance(frames, list) or not frames:
+        raise StructureError(f"structure file {path} holds no structure.")
+    for atoms in frames:
+        atoms.calc = None
+    return frames
+
+
+def _fix(atoms: Atoms, fixed: Sequence[int]) -> None:
+    """Fix atoms beside those that are fixed already.
+
+    Raises
+    ------
+    SettingsError
+        There is no such atom.
+    """
+    if not fixed:
+        return
+    beyond = [index for index in fixed if index >= len(atoms)]
+    if beyond:
+        raise SettingsError(
+            f"structure.fixed names atoms {beyond}; the structure has {len(atoms)}, counted from 0."
+        )
+    others = [one for one in atoms.constraints if not isinstance(one, FixAtoms)]
+    before = [i for one in atoms.constraints if isinstance(one, FixAtoms) for i in one.index]
+    atoms.set_constraint([*others, FixAtoms(sorted({*before, *fixed}))])
 
 
 def _from_name(name: str) -> Atoms:

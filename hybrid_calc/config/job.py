@@ -7,14 +7,20 @@ Every key is defined and described here, beside it, or in the settings class of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hybrid_calc.config.base import Settings
 from hybrid_calc.config.committee import AniSettings, CommitteeSettings
 from hybrid_calc.config.reference import PySCFSettings, ReferenceSettings
-from hybrid_calc.drivers.settings import AseNebSettings, AseRelaxSettings, MdSettings
+from hybrid_calc.drivers.settings import (
+    AnyNebSettings,
+    AnyRelaxSettings,
+    MdSettings,
+    NebSettings,
+    RelaxSettings,
+)
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.settings import GateSettings
 
@@ -31,6 +37,9 @@ class StructureSettings(Settings):
     charge: int | None = Field(None, description="Total charge; what the file says by default.")
     multiplicity: int | None = Field(
         None, ge=1, description="2S+1; the lowest possible by default."
+    )
+    fixed: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="Indices of atoms that stay where they are, beside those the file fixes."
     )
 
 
@@ -56,5 +65,14 @@ class RunSettings(Settings):
     )
     threads: int = Field(1, ge=1, description="Threads of the committee; one is best for 10 atoms.")
     md: MdSettings = Field(MdSettings(), description="For task md.")
-    relax: AseRelaxSettings = Field(AseRelaxSettings(), description="For task relax.")
-    neb: AseNebSettings = Field(AseNebSettings(), description="For task neb.")
+    relax: AnyRelaxSettings = Field(RelaxSettings(), description="For task relax.")
+    neb: AnyNebSettings = Field(NebSettings(), description="For task neb.")
+
+
+class LabelSettings(Settings):
+    """A label farm: what of a job it needs."""
+
+    reference: ReferenceSettings = Field(
+        PySCFSettings(), description="Who labels, and where: reference.executor."
+    )
+    flags: FlagLimits = Field(FlagLimits(), description="Limits of the flags, for the regimes.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hybrid_calc.config.job import RunSettings
+from hybrid_calc.config.job import LabelSettings, RunSettings
 from hybrid_calc.errors import SettingsError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings:
@@ -30,6 +32,25 @@ def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings
         The file cannot be read, is not YAML, or a key or value is wrong; the
         message names the key and the nearest known one.
     """
+    return _validated(RunSettings, _data_of(path, overrides), path)
+
+
+def load_label_settings(path: Path, overrides: list[str] | None = None) -> LabelSettings:
+    """Return the settings of a label farm; a job's file will do, its other keys do not matter.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
+    data = _data_of(path, overrides)
+    if "task" not in data:
+        return _validated(LabelSettings, data, path)
+    job = _validated(RunSettings, data, path)
+    return LabelSettings(reference=job.reference, flags=job.flags)
+
+
+def _data_of(path: Path, overrides: list[str] | None) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError) as error:
@@ -42,10 +63,14 @@ def load_settings(path: Path, overrides: list[str] | None = None) -> RunSettings
         raise SettingsError(f"settings file {path} must hold keys and values; see configs/.")
     for override in overrides or []:
         _override(data, override)
+    return data
+
+
+def _validated(model: type[Model], data: dict[str, Any], path: Path) -> Model:
     try:
-        return RunSettings.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise SettingsError(f"{path}: {_explain(error)}") from error
+        raise SettingsError(f"{path}: {_explain(error, model)}") from error
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -78,10 +103,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the first thing that is wrong, in one line; a misspelt key before what it left out."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    keys, models = _follow(first["loc"])
+    keys, models = _follow(first["loc"], model)
     key = ".".join(keys) or "settings"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -91,20 +116,23 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key {key}; {hint}{more}"
     if first["type"].startswith("union_tag"):
         kinds = ", ".join(_kind(model) for model in models)
-        return f"{key}.kind must be one of {kinds}; got {_short(first.get('input'))}.{more}"
+        name = "driver" if all("driver" in model.model_fields for model in models) else "kind"
+        return f"{key}.{name} must be one of {kinds}; got {_short(first.get('input'))}.{more}"
     if first["type"] == "missing":
         return f"{key} is needed and not there.{more}"
     what = first["msg"].removeprefix("Value error, ")
     return f"{key}: {what}; got {_short(first.get('input'))}.{more}"
 
 
-def _follow(location: Sequence[int | str]) -> tuple[list[str], list[type[BaseModel]]]:
+def _follow(
+    location: Sequence[int | str], model: type[BaseModel]
+) -> tuple[list[str], list[type[BaseModel]]]:
     """Return the keys of an error's place and the settings classes there.
 
     pydantic puts the name of a union's member between the keys; it is no key.
     """
     keys: list[str] = []
-    inside: list[type[BaseModel]] = [RunSettings]
+    inside: list[type[BaseModel]] = [model]
     models = inside
     for part in location:
         if isinstance(part, int):
@@ -130,7 +158,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _kind(model: type[BaseModel]) -> str:
     """Return what a settings file calls a member of a union; empty for other classes."""
-    kind = model.model_fields.get("kind")
+    kind = model.model_fields.get("kind") or model.model_fields.get("driver")
     return "" if kind is None else str(kind.default)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from hybrid_calc.config.base import Settings
+from hybrid_calc.config.executor import ExecutorSettings
 from hybrid_calc.config.level import LevelSettings, named_level
+from hybrid_calc.reference.checks import MAX_NET_FORCE
+
+ELSEWHERE = "Where labels are computed; null is one after another in a process of this machine."
 
 
 class PySCFSettings(Settings):
@@ -44,6 +48,8 @@ class PySCFSettings(Settings):
         "below it, or reject the label as multireference suspected.",
     )
 
+    executor: ExecutorSettings | None = Field(None, description=ELSEWHERE)
+
     _named = field_validator("level", mode="before")(named_level)
 
 
@@ -51,6 +57,30 @@ class XtbSettings(Settings):
     """GFN2-xTB through tblite: a cheap stand-in for DFT."""
 
     kind: Literal["xtb"] = "xtb"
+    executor: ExecutorSettings | None = Field(None, description=ELSEWHERE)
+
+
+class AseSettings(Settings):
+    """Any ASE calculator: ORCA, Psi4, VASP, GPAW."""
+
+    kind: Literal["ase"] = "ase"
+    calculator: str = Field(..., description="module:callable that makes the calculator.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of the callable."
+    )
+    level: LevelSettings | None = Field(
+        None,
+        description="What it solves, as reference.level of kind pyscf, where that is compared with "
+        "the committee's; the calculator's name and parameters are part of the level either way.",
+    )
+    max_net_force_ev_per_ang: float = Field(
+        MAX_NET_FORCE,
+        gt=0,
+        description="Net force on an isolated molecule beyond which a label is refused, eV/A.",
+    )
+    executor: ExecutorSettings | None = Field(None, description=ELSEWHERE)
+
+    _named = field_validator("level", mode="before")(named_level)
 
 
 class ToyReferenceSettings(Settings):
@@ -60,5 +90,5 @@ class ToyReferenceSettings(Settings):
 
 
 ReferenceSettings = Annotated[
-    PySCFSettings | XtbSettings | ToyReferenceSettings, Field(discriminator="kind")
+    PySCFSettings | XtbSettings | AseSettings | ToyReferenceSettings, Field(discriminator="kind")
 ]

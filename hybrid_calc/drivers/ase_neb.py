@@ -14,11 +14,11 @@ from ase import Atoms
 from ase.mep import NEB
 from numpy.typing import NDArray
 
+from hybrid_calc.drivers.ends import check_ends
 from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed, last_step
 from hybrid_calc.drivers.settings import AseNebSettings
 from hybrid_calc.engine import Engine
 from hybrid_calc.errors import BudgetExhausted, InputError
-from hybrid_calc.geometry import charge_of, multiplicity_of
 
 MIXED = (
     "images were answered by different levels (see image_sources): their energies are aligned at "
@@ -46,7 +46,7 @@ def run_neb(first: Atoms, last: Atoms, settings: AseNebSettings, job: Job) -> Ou
         The ends are not the same atoms in the same order, in the same cell,
         with the same charge and multiplicity.
     """
-    _check_ends(first, last)
+    check_ends(first, last)
     return _Run(first, last, settings, job).run()
 
 
@@ -195,26 +195,3 @@ class _Run:
         ):
             image.positions = positions
             handle.trajectory.restore(memory)
-
-
-def _check_ends(first: Atoms, last: Atoms) -> None:
-    if first.numbers.tolist() != last.numbers.tolist():
-        raise InputError(
-            f"the two ends have different atoms or another order ({first.symbols} and "
-            f"{last.symbols}); give both with the same atoms in the same order."
-        )
-    if (first.pbc != last.pbc).any() or (first.pbc.any() and (first.cell != last.cell).any()):
-        raise InputError("the two ends have different cells; give both in the same cell.")
-    for what, key, value_of in (
-        ("charge", "charge", charge_of),
-        ("multiplicity", "spin", multiplicity_of),
-    ):
-        if key in last.info and value_of(first) != value_of(last):
-            raise InputError(
-                f"the two ends have different {what}: {value_of(first)} and {value_of(last)}; "
-                f"give both the same, structure.{what} and end.{what}."
-            )
-    if first.positions.shape == last.positions.shape and np.allclose(
-        first.positions, last.positions
-    ):
-        raise InputError("the two ends are the same structure; give end another one.")

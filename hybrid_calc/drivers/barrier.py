@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.drivers.downhill import DownhillEnd
+from hybrid_calc.drivers.polish import Polish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,10 @@ class NEBResult:
         The relaxed ends.
     prior
         What the last surface was built on.
+    polish
+        What refining the transition state on the reference came to, where it was wanted.
+    downhill
+        Labelled ends of the paths downhill, where they were wanted.
     """
 
     confirmed: bool
@@ -127,6 +133,8 @@ class NEBResult:
     reactant: Atoms
     product: Atoms
     prior: str
+    polish: Polish | None = None
+    downhill: tuple[DownhillEnd, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

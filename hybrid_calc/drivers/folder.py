@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ase.io.trajectory import Trajectory
 
 from hybrid_calc.answer.step import Step
 from hybrid_calc.errors import InputError
+from hybrid_calc.reference.label import Label
 
 LINES_AT_ONCE = 20
 """Lines of decisions.jsonl kept back; the store, not this file, is what loses nothing."""
@@ -110,6 +111,31 @@ class RunFolder:
         )
         self._trajectory.write(frame)
         self._frames += 1
+
+    def write_label(self, atoms: Atoms, label: Label, reason: str) -> None:
+        """Append a geometry with the reference's own answer, not aligned, and why it was asked."""
+        frame = atoms.copy()
+        frame.set_constraint()
+        frame.info |= {"source": "reference", "verified": True, "reason": reason}
+        frame.calc = SinglePointCalculator(
+            frame, energy=label.energy, forces=label.forces, free_energy=label.energy
+        )
+        self._trajectory.write(frame)
+        self._frames += 1
+
+    def write_structures(self, name: str, frames: Sequence[Atoms]) -> str:
+        """Write structures with what stands on their calculators as extended XYZ.
+
+        Returns
+        -------
+        str
+            The file's name in the folder.
+        """
+        path = self.path / f"{name}.xyz"
+        temporary = path.with_name(path.name + ".tmp")
+        ase.io.write(temporary, list(frames), format="extxyz")
+        os.replace(temporary, path)
+        return path.name
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the state to resume from, durably and all at once."""

@@ -17,10 +17,11 @@ from hybrid_calc.errors import InputError, PredictionFailed
 
 
 class Ending(StrEnum):
-    """Why a job ended."""
+    """Why a job ended; not confirmed is what the reference does not vouch for."""
 
     FINISHED = "finished"
     NOT_CONVERGED = "not converged"
+    UNCONFIRMED = "not confirmed"
     BUDGET = "stopped: budget spent"
     INTERRUPTED = "interrupted"
 
@@ -59,6 +60,8 @@ class Job:
         Where the run leaves its traces.
     progress
         Called with steps done and steps in all.
+    say
+        Called with a line for the person who waits.
     interrupted
         Asked after each step; True ends the job cleanly.
     """
@@ -66,11 +69,14 @@ class Job:
     calculator: HybridCalculator
     folder: RunFolder
     progress: Callable[[int, int], None] = lambda *_: None
+    say: Callable[[str], None] = lambda _: None
     interrupted: Callable[[], bool] = lambda: False
 
 
-def check_resumed(state: dict[str, Any], task: str, atoms: Atoms, job: Job) -> None:
-    """Refuse to resume another task, another molecule, or with another committee.
+def check_resumed(
+    state: dict[str, Any], task: str, atoms: Atoms, job: Job, *, driver: str = "ase"
+) -> None:
+    """Refuse to resume another task, molecule or driver, or with another committee.
 
     Raises
     ------
@@ -79,6 +85,7 @@ def check_resumed(state: dict[str, Any], task: str, atoms: Atoms, job: Job) -> N
     """
     for what, before, now in (
         ("task", state["task"], task),
+        ("driver", state.get("driver", "ase"), driver),
         ("molecule", state["numbers"], atoms.numbers.tolist()),
         ("committee", state["engine"]["committee"], job.calculator.engine.committee.info.identity),
     ):

@@ -11,10 +11,12 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from numpy.typing import NDArray
 
+from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.correction.gp import ProcessSettings, refuse_senseless
 from hybrid_calc.correction.inflation import Forecast, interval_factor
 from hybrid_calc.correction.surface import (
     PredictMany,
+    PriorName,
     Surface,
     SurfaceLabel,
     evaluate_surface,
@@ -23,10 +25,19 @@ from hybrid_calc.correction.surface import (
     surface_std,
 )
 from hybrid_calc.drivers.shape import distance_between, frozen_atoms
+from hybrid_calc.errors import (
+    BudgetExhausted,
+    PredictionFailed,
+    ReferenceFailed,
+    RunInterrupted,
+)
 from hybrid_calc.reference.label import Label
 
+NO_MORE_LABELS = (BudgetExhausted, ReferenceFailed, RunInterrupted)
+"""What ends a driver with the best so far, not confirmed."""
+
 AskReference = Callable[[Atoms, str], Label]
-"""One reference call and the reason for it; raises ReferenceFailed or BudgetExhausted."""
+"""One reference call and the reason for it; raises one of `NO_MORE_LABELS`."""
 
 SAME_GEOMETRY = 1e-6
 """Geometries whose coordinates differ by less are one label, A."""
@@ -47,7 +58,8 @@ class LabelBook:
     template
         The molecule; charge, spin and cell of every label.
     predict_many
-        The committee.
+        The committee; None where it cannot be asked about this molecule, whose surface
+        then rests on the labels alone.
     label
         The reference.
     known
@@ -59,7 +71,7 @@ class LabelBook:
     def __init__(
         self,
         template: Atoms,
-        predict_many: PredictMany,
+        predict_many: PredictMany | None,
         label: AskReference,
         known: Sequence[SurfaceLabel] = (),
         settings: ProcessSettings | None = None,
@@ -96,7 +108,9 @@ class LabelBook:
         """Fit the surface to all labels, taking the residual to vary by no less than that."""
         floor = max(min_amplitude_ev, self.settings.min_amplitude_ev)
         settings = replace(self.settings, min_amplitude_ev=floor)
-        return fit_surface(self.template, self.predict_many, self.usable(), settings)
+        prior: PriorName | None = "none" if self.predict_many is None else None
+        predict = self.predict_many or no_committee
+        return fit_surface(self.template, predict, self.usable(), settings, prior=prior)
 
     def usable(self) -> list[SurfaceLabel]:
         """Return the labels that are not beyond sense."""
@@ -174,13 +188,12 @@ class LabelBook:
         frame.set_constraint()
         frame.positions = np.array(positions)
         answer = self._label(frame, reason)
-        said = self.predict_many(frames_at(self.template, frame.positions[None]))[0]
-        return SurfaceLabel(
-            positions=np.array(positions),
+        return surface_label(
+            self.template,
+            self.predict_many,
+            frame.positions,
             energy=answer.energy,
-            forces=np.array(answer.forces),
-            prior_energy=said.energy,
-            prior_forces=said.mean_forces,
+            forces=answer.forces,
         )
 
     def _makes_sense(self, label: SurfaceLabel) -> bool:
@@ -239,6 +252,46 @@ class ReferenceCalculator(Calculator):
             "free_energy": label.energy,
             "forces": label.forces.copy(),
         }
+
+
+def no_committee(frames: Sequence[Atoms]) -> list[Prediction]:
+    """Refuse to predict: the committee's domain does not hold this molecule.
+
+    Raises
+    ------
+    PredictionFailed
+        Always.
+    """
+    raise PredictionFailed(
+        f"no committee answers for {frames[0].symbols if frames else 'nothing'}; "
+        "a surface without one rests on labels alone."
+    )
+
+
+def surface_label(
+    template: Atoms,
+    predict_many: PredictMany | None,
+    positions: NDArray[np.float64],
+    *,
+    energy: float,
+    forces: NDArray[np.float64],
+) -> SurfaceLabel:
+    """Return a reference's answer (eV, eV/A, shape (N, 3)) beside what the committee says there.
+
+    Without a committee what it says is zero.
+    """
+    here = np.array(positions)
+    prior_energy, prior_forces = 0.0, np.zeros(here.shape)
+    if predict_many is not None:
+        said = predict_many(frames_at(template, here[None]))[0]
+        prior_energy, prior_forces = said.energy, said.mean_forces
+    return SurfaceLabel(
+        positions=here,
+        energy=energy,
+        forces=np.array(forces),
+        prior_energy=prior_energy,
+        prior_forces=prior_forces,
+    )
 
 
 def of_one_conformer(

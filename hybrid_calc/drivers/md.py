@@ -54,6 +54,7 @@ class _Run:
         self.conserves = settings.ensemble == "nve" and self.restraint is None
         atoms.calc = job.calculator
         job.calculator.trajectory.monitor.timestep_fs = settings.timestep_fs
+        job.calculator.engine.gate.horizon = settings.steps + 1
         resumed = job.folder.resumed
         if resumed is None:
             self._thermalise()

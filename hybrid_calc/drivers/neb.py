@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hybrid_calc.calculator import HybridHandle
 from hybrid_calc.correction.surface import (
     PredictMany,
     SurfaceLabel,
@@ -18,12 +19,27 @@ from hybrid_calc.correction.surface import (
 )
 from hybrid_calc.drivers.band import idpp_band
 from hybrid_calc.drivers.barrier import NEBResult, Progress, SearchLimits
-from hybrid_calc.drivers.labelling import AskReference, LabelBook, max_force, near_path
+from hybrid_calc.drivers.downhill import DownhillEnd, label_downhill_ends, missing_of
+from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
+from hybrid_calc.drivers.known import committee_for, known_labels
+from hybrid_calc.drivers.labelling import (
+    NO_MORE_LABELS,
+    AskReference,
+    LabelBook,
+    max_force,
+    near_path,
+)
+from hybrid_calc.drivers.polish import Polish, polish_on_reference, require_sella
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
-from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
+from hybrid_calc.drivers.search import NORMAL_95, BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import distance_between
-from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
+from hybrid_calc.errors import ReferenceFailed
+from hybrid_calc.reference.label import Label
+
+SAME_END_ANG = 0.05
+"""A frame of a user's path whose distances differ by less from an end's is that end, A."""
 
 SAME_IMAGE_ANG = 1e-3
 """An image whose distances differ by less from a label's carries that label, A."""
@@ -35,9 +51,10 @@ class HybridNEB:
     Parameters
     ----------
     reactant, product
-        The ends, atoms in the same order, constraints on the reactant; not changed.
+        The ends, atoms in the same order; not changed.  Constraints, charge and
+        multiplicity of the reactant hold for both.
     predict_many
-        The committee.
+        The committee; None where this molecule is outside its domain.
     label
         The reference.
     settings
@@ -57,7 +74,7 @@ class HybridNEB:
         self,
         reactant: Atoms,
         product: Atoms,
-        predict_many: PredictMany,
+        predict_many: PredictMany | None,
         label: AskReference,
         settings: NebSettings | None = None,
         *,
@@ -67,31 +84,68 @@ class HybridNEB:
         save: SaveState | None = None,
     ) -> None:
         refuse_periodic(reactant)
-        if not np.array_equal(reactant.numbers, product.numbers):
-            raise StructureError(
-                f"reactant {reactant.symbols} and product {product.symbols} need the same atoms "
-                "in the same order; reorder the product."
-            )
+        check_ends(reactant, product)
+        refuse_other_fixed_atoms(reactant, [product, *path])
         self.settings = settings or NebSettings()
         self.limits = limits or SearchLimits()
         self.reactant = reactant.copy()
         self.product = product.copy()
         self.product.set_constraint(self.reactant.constraints)
-        self.path = list(path)
+        self.product.info = dict(self.reactant.info)
+        self.path = [one for one in path if not _is_an_end(one, (reactant, product))]
         self.known = list(known)
         self.book = LabelBook(reactant, predict_many, label, settings=self.settings.process)
         self.progress = Progress()
         self._label = label
         self._save = save
+        self._begun: dict[str, Any] = {}
+        self._polish: Polish | None = None
+        self._downhill: list[DownhillEnd] = []
+        if self.settings.polish == "sella":
+            require_sella()
+
+    @classmethod
+    def from_calculator(
+        cls,
+        reactant: Atoms,
+        product: Atoms,
+        calculator: HybridHandle,
+        settings: NebSettings | None = None,
+        *,
+        path: Sequence[Atoms] = (),
+        save: SaveState | None = None,
+    ) -> HybridNEB:
+        """Return a driver that asks a calculator's committee and reference.
+
+        Labels that its store has of this molecule and level are used and cost nothing.
+        """
+        predict_many = committee_for(calculator, reactant)
+        driver = cls(
+            reactant, product, predict_many, calculator.label, settings, path=path, save=save
+        )
+        driver.known = driver.known_to(calculator)
+        return driver
+
+    def known_to(self, calculator: HybridHandle) -> list[SurfaceLabel]:
+        """Return the labels near the ends and the first band that a calculator's store has."""
+        ends = [self.reactant.positions, self.product.positions]
+        band = band_through([self.reactant, *self.path, self.product], self.settings.images)
+        return known_labels(calculator, self.reactant, ends, band)
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, JSON-able."""
-        return {"schema": 1, "book": self.book.to_dict(), "progress": asdict(self.progress)}
+        return {
+            "schema": 1,
+            "book": self.book.to_dict(),
+            "progress": asdict(self.progress),
+            "begun": dict(self._begun),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned."""
         self.book.restore(state["book"])
         self.progress = Progress(**state["progress"])
+        self._begun = dict(state["begun"])
 
     def run(self) -> NEBResult:
         """Search.
@@ -101,7 +155,7 @@ class HybridNEB:
 
         Raises
         ------
-        ReferenceFailed, BudgetExhausted
+        ReferenceFailed, BudgetExhausted, RunInterrupted
             An end could not be labelled even once.
         """
         ends = {
@@ -115,21 +169,79 @@ class HybridNEB:
                 search.round()
                 self._record()
                 missing = search.patience()
-        except (BudgetExhausted, ReferenceFailed) as error:
+            if self.progress.done:
+                missing = self._finish(search)
+        except NO_MORE_LABELS as error:
             missing.append(f"the reference gave no more labels: {error}")
         if missing and self.progress.doubt:
             missing.append(self.progress.doubt)
         return self._result("; ".join(missing), ends, search)
+
+    def _finish(self, search: BarrierSearch) -> list[str]:
+        """Do what is wanted once the transition state is confirmed; return what is missing."""
+        missing = []
+        label = search.saddle_label()
+        if label is None:
+            raise ReferenceFailed("a confirmed transition state has no label.")
+        if self.settings.polish != "none":
+            label = self._polish_from(label)
+            if doubt := self._doubt_of(label):
+                missing.append(doubt)
+        if self.settings.label_downhill_ends:
+            rounds = self._begun.setdefault("downhill", [])
+            self._downhill = label_downhill_ends(
+                self.book, label, search.ends, rounds, self._record
+            )
+            if doubt := missing_of(self._downhill):
+                missing.append(doubt)
+        return missing
+
+    def _polish_from(self, label: SurfaceLabel) -> SurfaceLabel:
+        """Refine the transition state on the reference."""
+        if "hessian" not in self._begun:  # of the surface as it is now, for a resumed run too
+            self._begun["hessian"] = surface_hessian(self.book.surface(), label.positions).tolist()
+            self._record()
+        settings = self.settings
+        self._polish = polish_on_reference(
+            self.book,
+            label,
+            np.array(self._begun["hessian"]),
+            method="sella" if settings.polish == "sella" else "dimer",
+            fmax=settings.polish_fmax_ev_per_ang,
+            max_labels=settings.polish_labels,
+            record=self._record,
+        )
+        return self._polish.label
+
+    def _doubt_of(self, label: SurfaceLabel) -> str:
+        """Return what speaks against a refined transition state; empty where nothing does."""
+        polish = self._polish
+        if polish is not None and not polish.converged:
+            return (
+                f"polishing with {polish.method} ended at {polish.fmax:.3f} eV/A after "
+                f"{polish.labels} labels; raise neb.polish_labels"
+            )
+        inflation = self.book.factor() / NORMAL_95
+        saddle = judge_saddle(
+            self.reactant, self.book.surface(), label.positions, inflation=inflation
+        )
+        self.progress.curvatures = saddle.curvatures[:2].tolist()
+        if saddle.verdict in ("no saddle", "higher order"):
+            return f"polishing led to a point that is {saddle.verdict}"
+        return ""
 
     def _relax_end(self, name: str, atoms: Atoms) -> RelaxResult:
         def save(state: Mapping[str, Any]) -> None:
             self.progress.ends = {**(self.progress.ends or {}), name: dict(state)}
             self._record()
 
+        def label(frame: Atoms, reason: str) -> Label:
+            return self._label(frame, f"{name}: {reason}")
+
         driver = HybridRelax(
             atoms,
             self.book.predict_many,
-            self._label,
+            label,
             self.settings.ends,
             known=self.known,
             save=save,
@@ -169,6 +281,8 @@ class HybridNEB:
     ) -> NEBResult:
         low, high = (end.energy for end in search.ends)
         label = search.saddle_label()
+        if label is not None and self._polish is not None:
+            label = self._polish.label
         barrier = float("nan") if label is None else label.energy - low
         surface = self.book.surface()
         path = search.last_positions
@@ -180,7 +294,7 @@ class HybridNEB:
         reasons = self.book.reasons
         relaxed = list(ends.values())
         return NEBResult(
-            confirmed=self.progress.done,
+            confirmed=self.progress.done and not missing,
             missing=missing,
             barrier=barrier,
             reverse_barrier=barrier - (high - low),
@@ -201,11 +315,18 @@ class HybridNEB:
             reactant=ends["reactant"].atoms,
             product=ends["product"].atoms,
             prior=surface.prior,
+            polish=self._polish,
+            downhill=tuple(self._downhill),
         )
 
 
 def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
-    """Interpolate a band of count images through all stops; shape (count, N, 3), A."""
+    """Interpolate a band of count images through all stops; shape (count, N, 3), A.
+
+    Of more stops than images an even choice is passed through.
+    """
+    chosen = np.linspace(0, len(stops) - 1, min(count, len(stops))).round().astype(int)
+    stops = [stops[index] for index in chosen]
     marks = np.linspace(0, count - 1, len(stops)).round().astype(int)
     here, parts = stops[0].copy(), [stops[0].positions[None]]
     for stop, images in zip(stops[1:], np.diff(marks), strict=True):
@@ -213,6 +334,11 @@ def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
         parts.append(leg[1:])
         here.set_positions(leg[-1], apply_constraint=False)
     return np.concatenate(parts)
+
+
+def _is_an_end(frame: Atoms, ends: Sequence[Atoms]) -> bool:
+    """Tell whether a frame of a user's path repeats an end."""
+    return any(distance_between(frame.positions, end.positions) < SAME_END_ANG for end in ends)
 
 
 def _label_of(end: RelaxResult) -> SurfaceLabel:

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
 
+from hybrid_calc.calculator import HybridHandle
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import (
     PredictMany,
@@ -22,7 +23,9 @@ from hybrid_calc.correction.surface import (
     refuse_periodic,
     surface_std,
 )
+from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import (
+    NO_MORE_LABELS,
     AskReference,
     LabelBook,
     ReferenceCalculator,
@@ -32,7 +35,7 @@ from hybrid_calc.drivers.labelling import (
 from hybrid_calc.drivers.saddle import surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
-from hybrid_calc.errors import BudgetExhausted, ReferenceFailed
+from hybrid_calc.errors import ReferenceFailed
 
 MAX_FAILURES = 2
 """Refused proposals before the plain optimiser takes over."""
@@ -96,7 +99,7 @@ class HybridRelax:
     atoms
         Where to start, with its constraints; not changed.
     predict_many
-        The committee.
+        The committee; None where this molecule is outside its domain.
     label
         The reference.
     settings
@@ -110,7 +113,7 @@ class HybridRelax:
     def __init__(
         self,
         atoms: Atoms,
-        predict_many: PredictMany,
+        predict_many: PredictMany | None,
         label: AskReference,
         settings: RelaxSettings | None = None,
         *,
@@ -128,6 +131,23 @@ class HybridRelax:
         self._fallback: list[list[float]] | None = None
         self._method = "surface"
         self._prior = "committee"
+
+    @classmethod
+    def from_calculator(
+        cls,
+        atoms: Atoms,
+        calculator: HybridHandle,
+        settings: RelaxSettings | None = None,
+        *,
+        save: SaveState | None = None,
+    ) -> HybridRelax:
+        """Return a driver that asks a calculator's committee and reference.
+
+        Labels that its store has of this molecule and level are used and cost nothing.
+        """
+        known = known_labels(calculator, atoms, [atoms.positions])
+        predict_many = committee_for(calculator, atoms)
+        return cls(atoms, predict_many, calculator.label, settings, known=known, save=save)
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, JSON-able."""
@@ -156,8 +176,8 @@ class HybridRelax:
         ------
         ReferenceFailed
             Not even the starting geometry could be labelled.
-        BudgetExhausted
-            No call was left for a first label.
+        BudgetExhausted, RunInterrupted
+            There was no first label.
         """
         missing, vibrations = "", None
         try:
@@ -166,7 +186,7 @@ class HybridRelax:
             if self._method == "reference":
                 self._relax_on_reference()
             vibrations = self._vibrations()
-        except (BudgetExhausted, ReferenceFailed) as error:
+        except NO_MORE_LABELS as error:
             if not self.book.labels:
                 raise
             missing = f"the reference gave no more labels: {error}"

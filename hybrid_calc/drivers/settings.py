@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hybrid_calc.correction.gp import ProcessSettings
 from hybrid_calc.correction.kernel import KernelName
@@ -49,6 +50,9 @@ class AseRelaxSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    driver: Literal["ase"] = Field(
+        "ase", description="ASE's own optimiser; the gate decides about every geometry on its own."
+    )
     optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
         "BFGS", description="ASE optimiser."
     )
@@ -61,6 +65,9 @@ class AseNebSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    driver: Literal["ase"] = Field(
+        "ase", description="ASE's own band; the gate decides about every geometry on its own."
+    )
     images: int = Field(7, ge=3, description="Images of the band, both ends included.")
     interpolation: Literal["idpp", "linear"] = Field("idpp", description="Of the first band.")
     climb: bool = Field(True, description="Let the highest image climb.")
@@ -75,6 +82,11 @@ class RelaxSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    driver: Literal["surface"] = Field(
+        "surface",
+        description="The minimum is sought on one surface, committee plus the labels of this "
+        "molecule, and the reference confirms it.",
+    )
     optimizer: Literal["BFGS", "LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"] = Field(
         "BFGS", description="ASE optimiser."
     )
@@ -117,6 +129,11 @@ class NebSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    driver: Literal["surface"] = Field(
+        "surface",
+        description="The band is sought on one surface, committee plus the labels of this "
+        "molecule, and the reference confirms its transition state.",
+    )
     images: int = Field(9, ge=3, description="Images of the band, both ends included.")
     fmax_ev_per_ang: float = Field(
         0.1,
@@ -138,6 +155,25 @@ class NebSettings(BaseModel):
     max_step_ang: float = Field(0.1, gt=0, description="Largest step on the surface, A.")
     kernel: KernelName = Field("matern52", description="Of the Gaussian process.")
     seed: int = Field(0, ge=0, description="Of the jitter that breaks the symmetry of a path.")
+    guess: Path | None = Field(
+        None,
+        description="A file with geometries between the ends, or one guess of the transition "
+        "state, relative to the settings file; interpolated without it.",
+    )
+    polish: Literal["none", "dimer", "sella"] = Field(
+        "none",
+        description="Refine the confirmed transition state on the reference itself: with ASE's "
+        "dimer, or with Sella (needs the extra sella).",
+    )
+    polish_fmax_ev_per_ang: float = Field(
+        0.01, gt=0, description="The reference's largest force after that, eV/A."
+    )
+    polish_labels: int = Field(60, ge=1, description="Labels it may take.")
+    label_downhill_ends: bool = Field(
+        False,
+        description="Label where the paths downhill from the transition state end on the "
+        "surface: two labels or more that confirm what it joins.",
+    )
 
     @property
     def process(self) -> ProcessSettings:
@@ -148,3 +184,23 @@ class NebSettings(BaseModel):
     def ends(self) -> RelaxSettings:
         """How the ends are relaxed."""
         return RelaxSettings(fmax_ev_per_ang=self.end_fmax_ev_per_ang, kernel=self.kernel)
+
+
+def _driver_of(value: Any) -> str:
+    """Return which driver a settings file asks for; the surface where it does not say."""
+    if isinstance(value, dict):
+        return str(value.get("driver", "surface"))
+    return str(getattr(value, "driver", "surface"))
+
+
+AnyRelaxSettings = Annotated[
+    Annotated[RelaxSettings, Tag("surface")] | Annotated[AseRelaxSettings, Tag("ase")],
+    Discriminator(_driver_of),
+]
+"""What ``relax:`` of a settings file may hold."""
+
+AnyNebSettings = Annotated[
+    Annotated[NebSettings, Tag("surface")] | Annotated[AseNebSettings, Tag("ase")],
+    Discriminator(_driver_of),
+]
+"""What ``neb:`` of a settings file may hold."""

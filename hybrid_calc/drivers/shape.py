@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
@@ -52,3 +54,33 @@ def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> floa
     first, second = np.triu_indices(len(one), k=1)
     lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
     return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """One geometry turned and moved onto another.
+
+    Attributes
+    ----------
+    positions
+        Shape (N, 3), A.
+    rotation
+        Proper rotation, shape (3, 3), that row vectors are multiplied with from the right.
+    rmsd
+        Root-mean-square distance of the atoms that is left, A.
+    """
+
+    positions: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    rmsd: float
+
+
+def turn_onto(positions: NDArray[np.float64], target: NDArray[np.float64]) -> Fit:
+    """Turn and move a geometry (N, 3), A, onto another (Kabsch 1976); never mirror it."""
+    centre, goal = positions.mean(axis=0), target.mean(axis=0)
+    left, _, right = np.linalg.svd((positions - centre).T @ (target - goal))
+    proper = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+    rotation = left @ proper @ right
+    turned = (positions - centre) @ rotation + goal
+    rmsd = float(np.sqrt(((turned - target) ** 2).sum(axis=1).mean()))
+    return Fit(positions=turned, rotation=rotation, rmsd=rmsd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -77,40 +77,45 @@ def coordination_flags(
 class Sites:
     """The bulk coordination of an extended solid, and the sites that deviate from it.
 
-    Of each element the most frequent coordination of the first geometry is
-    its bulk's.  Where bonds do not lead from the cell to its own images (a
-    molecule in a box, a molecular crystal) there is no bulk and nothing is
-    flagged.
+    The median coordination of an element in the first geometry is its bulk's.
+    Where bonds do not lead from the cell to its own images (a molecule in a
+    box, a molecular crystal) there is no bulk and nothing is flagged.  Made for
+    metals and covalent solids: in salts like ions can be about as near as
+    covalent radii say bonds are, and thermal motion then looks like a defect;
+    raise the margin there.
 
     Parameters
     ----------
     atoms
         First geometry, periodic in all directions.
     ratio
-        Distance over the sum of covalent radii up to which atoms are neighbours.
+        Distance over the sum of covalent radii at which a neighbour counts half.
+    margin
+        How far a site may deviate.
     """
 
-    def __init__(self, atoms: Atoms, ratio: float) -> None:
-        self._ratio = ratio
+    def __init__(self, atoms: Atoms, ratio: float, margin: float) -> None:
+        self._ratio, self._margin = ratio, margin
         self.extended = _is_extended(atoms, ratio)
-        counts = site_counts(atoms, ratio) if self.extended else np.zeros(len(atoms), dtype=np.intp)
-        bulk = {
-            number: Counter(counts[atoms.numbers == number].tolist()).most_common(1)[0][0]
-            for number in set(atoms.numbers.tolist())
-        }
-        self._bulk = np.array([bulk[number] for number in atoms.numbers.tolist()])
+        self._bulk = np.zeros(len(atoms))
         self._wrong_for = np.zeros(len(atoms), dtype=np.intp)
+        if self.extended:
+            counts = site_counts(atoms, ratio)
+            for number in np.unique(atoms.numbers):
+                kind = atoms.numbers == number
+                self._bulk[kind] = np.median(counts[kind])
 
     def look(self, atoms: Atoms, *, lasting: int) -> tuple[Flag, ...]:
         """Return the flag of sites that deviate for at least so many geometries."""
         if not self.extended:
             return ()
         counts = site_counts(atoms, self._ratio)
-        self._wrong_for = np.where(counts != self._bulk, self._wrong_for + 1, 0)
+        deviation = np.abs(counts - self._bulk)
+        self._wrong_for = np.where(deviation > self._margin, self._wrong_for + 1, 0)
         who = np.flatnonzero(self._wrong_for >= lasting)
         if len(who) == 0:
             return ()
-        who = who[np.argsort(-np.abs(counts - self._bulk)[who], kind="stable")]
+        who = who[np.argsort(-deviation[who], kind="stable")]
         return (
             Flag(
                 name="site_coordination",
@@ -121,28 +126,39 @@ class Sites:
             ),
         )
 
-    def state(self) -> list[int]:
-        """Return for how long each site has deviated, JSON-able."""
-        return [int(count) for count in self._wrong_for]
+    def state(self) -> dict[str, Any]:
+        """Return the bulk and for how long each site has deviated, JSON-able."""
+        return {"bulk": self._bulk.tolist(), "wrong_for": self._wrong_for.tolist()}
 
-    def restore(self, state: list[int]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._wrong_for = np.array(state, dtype=np.intp)
+        self._bulk = np.array(state["bulk"])
+        self._wrong_for = np.array(state["wrong_for"], dtype=np.intp)
 
 
-def site_counts(atoms: Atoms, ratio: float) -> NDArray[np.intp]:
-    """Return the number of neighbours of each atom, images included, shape (N,)."""
-    first, _ = _neighbours(atoms, ratio)
-    return np.bincount(first, minlength=len(atoms))
+def site_counts(atoms: Atoms, ratio: float) -> NDArray[np.float64]:
+    """Return the number of neighbours of each atom, images included, shape (N,).
+
+    Counted smoothly as `coordination` does, a half at `ratio` times the sum
+    of the covalent radii.
+    """
+    first, second, lengths = _neighbours(atoms, ratio + 5 * NEIGHBOUR_WIDTH)
+    radii = covalent_radii[atoms.numbers]
+    reach = (lengths / (radii[first] + radii[second]) - ratio) / NEIGHBOUR_WIDTH
+    shares = 1 / (1 + np.exp(reach))
+    return np.asarray(np.bincount(first, weights=shares, minlength=len(atoms)), dtype=np.float64)
 
 
-def _neighbours(atoms: Atoms, ratio: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _neighbours(
+    atoms: Atoms, ratio: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return both ends and the length, A, of every pair closer than `ratio` times its radii."""
     from matscipy.neighbours import neighbour_list
 
     radii = covalent_radii[atoms.numbers]
     first, second, lengths = neighbour_list("ijd", atoms, 2 * ratio * float(radii.max()))
     near = lengths < ratio * (radii[first] + radii[second])
-    return first[near], second[near]
+    return first[near], second[near], lengths[near]
 
 
 def _is_extended(atoms: Atoms, ratio: float) -> bool:
@@ -156,6 +172,6 @@ def _is_extended(atoms: Atoms, ratio: float) -> bool:
 
 
 def _parts(atoms: Atoms, ratio: float) -> int:
-    first, second = _neighbours(atoms, ratio)
+    first, second, _ = _neighbours(atoms, ratio)
     matrix = coo_array((np.ones(len(first)), (first, second)), shape=(len(atoms),) * 2)
     return int(connected_components(matrix, directed=False, return_labels=False))

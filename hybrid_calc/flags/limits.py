@@ -79,6 +79,9 @@ class FlagLimits(BaseModel):
         description="Distance over the sum of covalent radii up to which atoms of a solid are "
         "neighbours; a site with others than its bulk is a defect.",
     )
+    site_margin: float = Field(
+        0.75, gt=0, description="How far a site's number of neighbours may lie from its bulk's."
+    )
     energy_drift_ev_per_atom: float = Field(
         0.005,
         gt=0,

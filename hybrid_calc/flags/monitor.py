@@ -110,8 +110,10 @@ class Monitor:
         distances = pair_distances(atoms, self._pairs)
         self._columns = fingerprint_columns(self._pairs)
         self._bonds = BondWatch(atoms.numbers, self._pairs, distances, self._limits, self._ranges)
-        solid = bool(atoms.pbc.all())
-        self._sites = Sites(self._initial, self._limits.site_ratio) if solid else None
+        self._sites = None
+        if atoms.pbc.all():
+            limits = self._limits
+            self._sites = Sites(self._initial, limits.site_ratio, limits.site_margin)
         self._before = None
         self._domain_known = None
         self._temperatures.clear()

@@ -33,7 +33,6 @@ from hybrid_calc.gate.policy import Decision
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
 
-
 PERIODIC = " (periodic)"
 """What the name of a molecule ends with where it is a cell that repeats."""
 

@@ -65,7 +65,8 @@ class Decision:
     trust
         Those frames.
     audit_probability
-        Probability with which this geometry was going to be audited.
+        Probability with which this geometry was going to be audited; 0 for one that a
+        driver chose.
     """
 
     source: Source

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import ase
 import numpy as np
@@ -14,7 +17,20 @@ from hybrid_calc.errors import InputError, MissingPackageError, ReferenceFailed
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.checks import MAX_NET_FORCE, checked_label
 from hybrid_calc.reference.label import Label
-from hybrid_calc.reference.level import LevelOfTheory
+from hybrid_calc.reference.level import PHYSICS, LevelOfTheory
+
+CHARGE_PARAMETERS = {
+    "orca": {"charge": "charge", "spin": "mult"},
+    "psi4": {"charge": "charge", "spin": "multiplicity"},
+    "gaussian": {"charge": "charge", "spin": "mult"},
+    "qchem": {"charge": "charge", "spin": "multiplicity"},
+    "vasp": {"charge": "charge"},
+}
+"""What ASE's calculators of these programs call charge and multiplicity, where they are deaf to
+``initial_charges`` (and but for VASP to ``initial_magnetic_moments``)."""
+
+NOT_PHYSICS = ("command", "directory", "label", "profile", "nthreads", "num_threads", "verbosity")
+"""Parameters of calculators that move no answer."""
 
 
 class AseReference:
@@ -22,7 +38,8 @@ class AseReference:
 
     Charge and spin reach the calculator as ``initial_charges`` and
     ``initial_magnetic_moments`` (their sums are the total charge and the
-    number of unpaired electrons), which is where ASE calculators look.
+    number of unpaired electrons), which is where most ASE calculators look,
+    and as the parameters of `CHARGE_PARAMETERS` where they do not.
 
     Parameters
     ----------
@@ -37,7 +54,7 @@ class AseReference:
     Raises
     ------
     InputError
-        The calculator has no energy or forces.
+        The calculator has no energy or forces, or a charge of its own.
     """
 
     def __init__(
@@ -53,11 +70,19 @@ class AseReference:
                 f"{type(calculator).__name__} does not compute {', '.join(sorted(missing))}; "
                 "a reference must compute energy and forces."
             )
+        name = type(calculator).__name__.lower()
+        fixed = (getattr(calculator, "parameters", None) or {}).get("charge")
+        if fixed not in (None, 0):
+            raise InputError(
+                f"{type(calculator).__name__} was made with charge={fixed}; give the charge of a "
+                'structure as atoms.info["charge"] (and 2S+1 as atoms.info["spin"]), so that the '
+                "record says it, too."
+            )
         self._calculator = calculator
+        self._charge_parameters = CHARGE_PARAMETERS.get(name, {})
         self._max_net_force = max_net_force_ev_per_ang
         self._level = level or LevelOfTheory(
-            program=f"ase:{type(calculator).__name__.lower()}",
-            parameters=dict(calculator.todict()),
+            program=f"ase:{name}", parameters=physical(calculator.todict())
         )
 
     @property
@@ -72,6 +97,7 @@ class AseReference:
         calc = self._calculator
         start = time.perf_counter()
         try:
+            self._say_charge_and_spin(atoms)
             forces = np.array(calc.get_property("forces", copy), dtype=np.float64)
             energy = float(calc.get_property("energy", copy))
             stress = None
@@ -95,6 +121,80 @@ class AseReference:
 
     def close(self) -> None:
         """Do nothing; the calculator belongs to the caller."""
+
+    def _say_charge_and_spin(self, atoms: Atoms) -> None:
+        """Set the calculator's own parameters where it is deaf to those of the atoms."""
+        said = {"charge": charge_of(atoms), "spin": multiplicity_of(atoms)}
+        wanted = {key: said[what] for what, key in self._charge_parameters.items()}
+        parameters = self._calculator.parameters if wanted else {}
+        if all(parameters.get(key) == value for key, value in wanted.items()):
+            return
+        if hasattr(self._calculator, "set"):
+            self._calculator.set(**wanted)
+        else:
+            parameters.update(wanted)
+        self._calculator.atoms = None  # what it answered before was of another charge
+        self._calculator.results = {}
+
+
+def physical(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a calculator's parameters without those that only say how and where it runs."""
+    charges = {key for names in CHARGE_PARAMETERS.values() for key in names.values()}
+    return {key: value for key, value in parameters.items() if key not in {*NOT_PHYSICS, *charges}}
+
+
+def ase_level(physics: LevelOfTheory, name: str, arguments: Mapping[str, Any]) -> LevelOfTheory:
+    """Return the level of an ASE calculator whose physics somebody has put into words.
+
+    Physics are compared with a committee's; the calculator's name and
+    arguments take the place of PySCF's numerics in the level's identity.
+    """
+    return LevelOfTheory(
+        program=f"ase:{name}",
+        **{key: getattr(physics, key) for key in PHYSICS},
+        parameters=physical(arguments),
+    )
+
+
+def ase_reference(
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    level: LevelOfTheory | None = None,
+    max_net_force_ev_per_ang: float = MAX_NET_FORCE,
+) -> AseReference:
+    """Return a reference from ``module:callable``, which makes an ASE calculator.
+
+    Parameters
+    ----------
+    name
+        ``ase.calculators.orca:ORCA``, ``tblite.ase:TBLite``, a function of yours.
+    arguments
+        Keyword arguments of the callable.
+    level, max_net_force_ev_per_ang
+        As in `AseReference`.
+
+    Raises
+    ------
+    InputError
+        There is no such callable, it refuses its arguments, or what it makes
+        is no calculator with energy and forces.
+    """
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"calculator {name!r} cannot be found: {error}. Write module:callable, of a module "
+            "that Python can import from here (PYTHONPATH)."
+        ) from error
+    try:
+        calculator = make(**(arguments or {}))
+    except Exception as error:  # calculators raise whatever they meet
+        raise InputError(f"{name} could not be made: {type(error).__name__}: {error}") from error
+    if not isinstance(calculator, BaseCalculator):
+        raise InputError(f"{name} made a {type(calculator).__name__}; an ASE calculator is needed.")
+    return AseReference(calculator, level=level, max_net_force_ev_per_ang=max_net_force_ev_per_ang)
 
 
 def gfn2_xtb() -> AseReference:

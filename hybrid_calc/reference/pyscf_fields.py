@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from typing import Any
@@ -59,6 +60,8 @@ def build_field(molecule: Any, level: dict[str, Any], *, unrestricted: bool = Fa
     """
     from pyscf import dft
 
+    from hybrid_calc.reference.quadrature import CachedIntegrator
+
     own = level["parameters"].get(FUNCTION)
     if own:
         field = call_by_name(own, molecule)
@@ -71,6 +74,7 @@ def build_field(molecule: Any, level: dict[str, Any], *, unrestricted: bool = Fa
     if level["dispersion"]:
         field.disp = level["dispersion"]
     field.grids.level = level["grid_level"]
+    field._numint = CachedIntegrator()
     if level["auxiliary_basis"]:
         auxiliary = level["auxiliary_basis"]
         field = field.density_fit(auxbasis=None if auxiliary == "auto" else auxiliary)
@@ -115,6 +119,11 @@ def in_solvent(field: Any, solvent: str) -> Any:
 
 def forces_of(field: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the forces of a converged mean field, hartree/bohr, shape (N, 3)."""
+    from hybrid_calc.reference.fitted_gradient import can_contract, gradient_of
+
+    if can_contract(field):
+        with contextlib.suppress(np.linalg.LinAlgError):  # PySCF fitted with another root
+            return -np.asarray(gradient_of(field).kernel())
     gradient = field.nuc_grad_method()
     if hasattr(gradient, "grid_response"):
         gradient.grid_response = False  # net force and torque are projected out instead

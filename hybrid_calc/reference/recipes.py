@@ -45,7 +45,7 @@ def _dft(functional: str, basis: str, *, cart: bool = False, dispersion: str = "
         cart=cart,
         dispersion=dispersion,
         auxiliary_basis="auto",
-        grid_level=3,
+        grid_level=4,
         convergence_hartree=1e-7,
         project_net_force=True,
     )

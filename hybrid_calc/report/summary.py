@@ -88,6 +88,7 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     calls, geometries = summary["reference_calls"], summary["geometries"]
     share = calls / geometries if geometries else math.nan
     left = "no limit" if summary["budget_left"] is None else f"{summary['budget_left']} left"
+    surface = summary.get("driver") == "surface"  # every step a label, nothing left to chance
     for name, value in (
         ("steps", str(summary["steps"])),
         ("geometries", str(geometries)),
@@ -100,7 +101,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         ("committee", f"{summary['committee']} ({summary['committee_hash']})"),
         ("level of theory", f"{summary['level']} ({summary['level_hash']})"),
     ):
-        table.add_row(name, value)
+        if not (surface and name in {"steps", "unverified steps", "audits"}):
+            table.add_row(name, value)
     console.print(table)
     if summary["reasons"]:
         reasons = Table("why the reference was asked", "times", title="Reasons (several may hold)")

@@ -273,8 +273,10 @@ def test_a_run_is_resumed_only_as_what_it_was(jobs, here, change, words):
 def test_a_band_is_resumed_only_with_its_number_of_images(jobs, here):
     settings = {"task": "neb", "structure": WATER, "end": {"file": "bent.xyz"}}
     (here / "bent.xyz").write_text(FILES["water.xyz"].replace("0.76 -0.48", "0.56 -0.68"))
-    jobs.run(here / "out", neb={"images": 3, "steps": 1}, **settings)
-    ended = jobs.run(here / "out", "--resume", neb={"images": 4, "steps": 1}, **settings)
+    jobs.run(here / "out", neb={"driver": "ase", "images": 3, "steps": 1}, **settings)
+    ended = jobs.run(
+        here / "out", "--resume", neb={"driver": "ase", "images": 4, "steps": 1}, **settings
+    )
     assert_refused(ended, "has 3 images; neb.images is 4")
 
 

@@ -146,7 +146,7 @@ def test_the_trajectory_interval_thins_frames_but_not_decisions(jobs, tmp_path):
 
 def test_a_relaxation_ends_below_its_target_force(jobs, tmp_path):
     output = tmp_path / "run"
-    ended = jobs.run(output, task="relax", relax={"fmax_ev_per_ang": 0.02})
+    ended = jobs.run(output, task="relax", relax={"driver": "ase", "fmax_ev_per_ang": 0.02})
     assert ended.code == 0
     summary = summary_of(output)
     assert summary["fmax_ev_per_ang"] < 0.02
@@ -155,7 +155,7 @@ def test_a_relaxation_ends_below_its_target_force(jobs, tmp_path):
 
 def test_a_relaxation_out_of_steps_exits_with_3_and_resumes_to_the_end(jobs, tmp_path):
     output = tmp_path / "run"
-    settings = {"task": "relax", "relax": {"fmax_ev_per_ang": 0.001, "steps": 2}}
+    settings = {"task": "relax", "relax": {"driver": "ase", "fmax_ev_per_ang": 0.001, "steps": 2}}
     assert jobs.run(output, **settings).code == 3
     assert summary_of(output)["ending"] == "not converged"
     ended = jobs.run(output, "--resume", "--set", "relax.steps=100", **settings)
@@ -167,7 +167,9 @@ def test_a_relaxation_out_of_steps_exits_with_3_and_resumes_to_the_end(jobs, tmp
 
 def test_a_band_reports_barrier_and_who_answered_each_image(jobs, tmp_path):
     output = tmp_path / "run"
-    ended = jobs.run(output, task="neb", neb={"images": 5, "steps": 40}, **ends(tmp_path))
+    ended = jobs.run(
+        output, task="neb", neb={"driver": "ase", "images": 5, "steps": 40}, **ends(tmp_path)
+    )
     summary = summary_of(output)
     assert ended.code in {0, 3}
     assert len(summary["image_energies_ev"]) == len(summary["image_sources"]) == 5
@@ -201,8 +203,8 @@ def test_a_budget_of_nothing_stops_before_the_first_answer_and_can_be_resumed(jo
     settings = {
         "task": task,
         "md": {"steps": 2},
-        "relax": {"steps": 2},
-        "neb": {"images": 3, "steps": 2},
+        "relax": {"driver": "ase", "steps": 2},
+        "neb": {"driver": "ase", "images": 3, "steps": 2},
         **ends(tmp_path),
     }
     assert jobs.run(output, "--set", "gate.budget=0", **settings).code == 4
@@ -342,7 +344,10 @@ def test_a_second_signal_ends_at_once_and_what_was_validated_is_there(jobs, tmp_
 
 def test_a_relaxation_stopped_by_a_signal_goes_on_with_the_next_geometry(jobs, tmp_path, at_call):
     output = tmp_path / "run"
-    settings = {"task": "relax", "relax": {"fmax_ev_per_ang": 0.001, "optimizer": "FIRE"}}
+    settings = {
+        "task": "relax",
+        "relax": {"driver": "ase", "fmax_ev_per_ang": 0.001, "optimizer": "FIRE"},
+    }
     at_call(4, lambda: signal.raise_signal(signal.SIGTERM))
     assert jobs.run(output, **settings).code == 5
     assert summary_of(output)["geometries"] == 4
@@ -357,7 +362,7 @@ def test_a_relaxation_stopped_by_a_signal_goes_on_with_the_next_geometry(jobs, t
 )
 def test_a_band_stopped_by_a_signal_resumes_where_it_was(jobs, tmp_path, at_call, call, where):
     output = tmp_path / "run"
-    settings = {"task": "neb", "neb": {"images": 5, "steps": 30}, **ends(tmp_path)}
+    settings = {"task": "neb", "neb": {"driver": "ase", "images": 5, "steps": 30}, **ends(tmp_path)}
     at_call(call, lambda: signal.raise_signal(signal.SIGINT))
     stopped = jobs.run(output, **settings)
     assert stopped.code == 5, where
@@ -375,11 +380,11 @@ def test_a_band_stopped_by_a_signal_resumes_where_it_was(jobs, tmp_path, at_call
 def test_ends_that_do_not_relax_are_said_and_resumed(jobs, tmp_path):
     output = tmp_path / "run"
     settings = {"task": "neb", **ends(tmp_path)}
-    short = {"neb": {"images": 3, "steps": 1, "fmax_ev_per_ang": 0.001}}
+    short = {"neb": {"driver": "ase", "images": 3, "steps": 1, "fmax_ev_per_ang": 0.001}}
     stopped = jobs.run(output, **settings, **short)
     assert stopped.code == 3
     assert "An end of the band is not relaxed" in " ".join(stopped.out.split())
-    longer = {"neb": {"images": 3, "steps": 60, "fmax_ev_per_ang": 0.1}}
+    longer = {"neb": {"driver": "ase", "images": 3, "steps": 60, "fmax_ev_per_ang": 0.1}}
     assert jobs.run(output, "--resume", **settings, **longer).code in {0, 3}
     assert summary_of(output)["steps"] > 0
 
@@ -395,7 +400,9 @@ def test_charge_and_multiplicity_of_the_start_hold_for_the_whole_band(jobs, tmp_
     monkeypatch.setattr(ToyReference, "label", label)
     structures = ends(tmp_path)
     structures["structure"] |= {"charge": 1, "multiplicity": 2}
-    jobs.run(tmp_path / "run", task="neb", neb={"images": 3, "steps": 2}, **structures)
+    jobs.run(
+        tmp_path / "run", task="neb", neb={"driver": "ase", "images": 3, "steps": 2}, **structures
+    )
     assert seen == {(1, 2)}
 
 

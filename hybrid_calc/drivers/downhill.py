@@ -1,0 +1,157 @@
+"""Label where the paths downhill from a transition state end on the surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.surface import SurfaceLabel, evaluate_surface
+from hybrid_calc.drivers.labelling import LabelBook, max_force
+from hybrid_calc.drivers.saddle import downhill_ends, judge_saddle
+from hybrid_calc.drivers.shape import bonds_of, distance_between
+
+DOWNHILL = "confirmation: downhill end"
+
+ROUNDS = 3
+"""How often both ends are sought anew on a surface that has learned the labels before."""
+
+MAX_FMAX_EV_PER_ANG = 0.2
+"""The surface walks to 0.05 eV/A; the reference may find this much there."""
+
+MAX_ERROR_EV = 0.03
+"""How far the surface may have been off at an end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownhillEnd:
+    """One end of the path downhill.
+
+    Attributes
+    ----------
+    joins
+        ``reactant`` or ``product`` by its bonds, or ``neither``.
+    energy
+        The reference's energy above the reactant, eV.
+    error
+        What the surface had said minus that, eV.
+    fmax
+        The reference's largest force there, eV/A.
+    confirmed
+        Whether both are small.
+    """
+
+    joins: str
+    energy: float
+    error: float
+    fmax: float
+    confirmed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able data."""
+        return {
+            "joins": self.joins,
+            "energy_ev": self.energy,
+            "surface_error_ev": self.error,
+            "fmax_ev_per_ang": self.fmax,
+            "confirmed": self.confirmed,
+        }
+
+
+def label_downhill_ends(
+    book: LabelBook,
+    saddle: SurfaceLabel,
+    ends: tuple[SurfaceLabel, SurfaceLabel],
+    rounds: list[dict[str, Any]],
+    record: Callable[[], None],
+) -> list[DownhillEnd]:
+    """Walk downhill on the surface, label both ends, and again where it was wrong there.
+
+    Parameters
+    ----------
+    book
+        Labels of the molecule.
+    saddle
+        The transition state.
+    ends
+        Reactant and product.
+    rounds
+        What was walked to before, JSON-able; added to, and taken up again by a resumed run.
+    record
+        Called before labels are asked.
+
+    Raises
+    ------
+    ReferenceFailed, BudgetExhausted, RunInterrupted
+        No more labels.
+    """
+    found: list[DownhillEnd] = []
+    for index in range(ROUNDS):
+        if index == len(rounds):
+            rounds.append(_walk(book, saddle))
+            record()
+        walked = rounds[index]
+        found = [
+            _judge(book, np.array(positions), said, ends)
+            for positions, said in zip(walked["positions"], walked["energies"], strict=True)
+        ]
+        if all(one.confirmed for one in found):
+            break
+    return found
+
+
+def missing_of(found: list[DownhillEnd]) -> str:
+    """Return what the labels leave open; empty where they confirm both ends."""
+    if sorted(one.joins for one in found) != ["product", "reactant"]:
+        joined = " and ".join(one.joins for one in found)
+        return f"labelled, the paths downhill from the transition state end in {joined}"
+    worst = max(found, key=lambda one: abs(one.error))
+    if not all(one.confirmed for one in found):
+        return (
+            f"the surface was {worst.error:+.3f} eV off at an end downhill, where the reference's "
+            f"largest force is {worst.fmax:.2f} eV/A"
+        )
+    return ""
+
+
+def _walk(book: LabelBook, saddle: SurfaceLabel) -> dict[str, Any]:
+    surface = book.surface()
+    judged = judge_saddle(book.template, surface, saddle.positions, inflation=1.0)
+    positions = np.array(downhill_ends(book.template, surface, judged))
+    energies, _ = evaluate_surface(surface, positions)
+    return {"positions": positions.tolist(), "energies": energies.tolist()}
+
+
+def _judge(
+    book: LabelBook,
+    positions: NDArray[np.float64],
+    said: float,
+    ends: tuple[SurfaceLabel, SurfaceLabel],
+) -> DownhillEnd:
+    label = book.ask(positions, DOWNHILL)
+    error, fmax = said - label.energy, max_force(book.template, label)
+    return DownhillEnd(
+        joins=_joins(book.template.numbers, positions, ends),
+        energy=label.energy - ends[0].energy,
+        error=error,
+        fmax=fmax,
+        confirmed=abs(error) <= MAX_ERROR_EV and fmax <= MAX_FMAX_EV_PER_ANG,
+    )
+
+
+def _joins(
+    numbers: NDArray[np.int_],
+    positions: NDArray[np.float64],
+    ends: tuple[SurfaceLabel, SurfaceLabel],
+) -> str:
+    """Return the end with the same bonds; of two with the same bonds the nearer one."""
+    bonds = bonds_of(numbers, positions)
+    fitting = [
+        (distance_between(positions, end.positions), name)
+        for name, end in zip(("reactant", "product"), ends, strict=True)
+        if bonds_of(numbers, end.positions) == bonds
+    ]
+    return min(fitting)[1] if fitting else "neither"

@@ -1,0 +1,118 @@
+"""What a relaxation or a band found, as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MOST_FREQUENCIES = 6
+"""Lowest frequencies that are printed; all are in ``summary.json``."""
+
+
+def print_result(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the result of a job on one surface; nothing for other jobs."""
+    if summary.get("driver") != "surface":
+        return
+    rows = _minimum(summary) if summary["task"] == "relax" else _barrier(summary)
+    state = "confirmed by the reference" if summary["confirmed"] else "NOT CONFIRMED"
+    table = Table(title=f"Result: {state}", show_header=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+    if "profile" in summary:
+        _print_profile(console, summary)
+
+
+def _minimum(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("energy", f"{summary['energy_ev']:.4f} eV"),
+        ("largest force of the reference", f"{summary['fmax_ev_per_ang']:.4f} eV/A"),
+        *_how(summary),
+    ]
+    found = summary.get("vibrations")
+    if found is not None:
+        lowest = ", ".join(f"{one:.0f}" for one in found["frequencies_invcm"][:MOST_FREQUENCIES])
+        rows += [
+            ("lowest frequencies", f"{lowest} 1/cm"),
+            ("imaginary modes", str(found["imaginary_modes"])),
+            ("zero-point energy", f"{found['zero_point_energy_ev']:.4f} eV"),
+        ]
+    return rows
+
+
+def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    low, high = summary["barrier_interval_95_ev"]
+    interval = "" if low is None or high is None else f"  (95 %: {low:.3f} to {high:.3f})"
+    labels = summary["labels_by_purpose"]
+    counts = ", ".join(f"{count} {where}" for where, count in labels.items() if count)
+    rows = [
+        ("barrier", f"{_ev(summary['barrier_ev'])}{interval}"),
+        ("barrier of the way back", _ev(summary["reverse_barrier_ev"])),
+        ("reaction energy", _ev(summary["reaction_energy_ev"])),
+        ("largest force at the transition state", _force(summary["transition_fmax_ev_per_ang"])),
+    ]
+    if summary["curvatures_ev_per_ang2"]:
+        two = " and ".join(f"{one:+.2f}" for one in summary["curvatures_ev_per_ang2"] if one)
+        rows.append(("lowest curvatures there", f"{two} eV/A^2"))
+    if (polish := summary.get("polish")) is not None:
+        rows.append(
+            (
+                "polished",
+                f"{polish['method']}, {polish['labels']} labels, moved {polish['moved_ang']:.3f} A, "
+                f"energy {polish['energy_change_ev']:+.4f} eV",
+            )
+        )
+    for end in summary.get("downhill_ends", ()):
+        rows.append(
+            (
+                "labelled end downhill",
+                f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
+            )
+        )
+    return [*rows, ("labels", counts or "none"), *_how(summary)]
+
+
+def _how(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the result rests on."""
+    priors = {"committee": "committee + labels of this molecule", "none": "labels alone"}
+    rows = [("surface", priors.get(summary["prior"], summary["prior"]))]
+    if summary.get("method") == "reference":
+        rows.append(("finished by", "the plain optimiser on the reference"))
+    if summary["known_labels"]:
+        rows.append(("labels from the store", str(summary["known_labels"])))
+    seen = summary["forecasts"]
+    if seen["predicted_before_label"]:
+        rows.append(
+            (
+                "labels within the stated 95 %",
+                f"{seen['within_interval_95']} of {seen['predicted_before_label']}",
+            )
+        )
+    return rows
+
+
+def _print_profile(console: Console, summary: Mapping[str, Any]) -> None:
+    profile = summary["profile"]
+    table = Table("image", "along the path, A", "energy, eV", "95 %, eV", "", title="Path")
+    columns = ("distance_ang", "energy_ev", "half_width_95_ev", "labelled")
+    rows = zip(*(profile[name] for name in columns), strict=True)
+    for image, (distance, energy, half, labelled) in enumerate(rows):
+        table.add_row(
+            str(image),
+            f"{distance:.2f}",
+            "" if energy is None else f"{energy:.3f}",
+            "" if half is None else f"+- {half:.3f}",
+            "label" if labelled else "surface",
+        )
+    console.print(table)
+
+
+def _ev(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f} eV"
+
+
+def _force(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f} eV/A"
