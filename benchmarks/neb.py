@@ -1,14 +1,15 @@
 """Labels to a confirmed barrier: HybridNEB against transition states of the reference alone.
 
     python benchmarks/neb.py --data PATH --json neb.json            GFN2-xTB, six reactions
-    python benchmarks/neb.py --data PATH --json neb.json --dft      also wB97X/6-31G(d)
+    python benchmarks/neb.py --data PATH --json neb.json --dft --cache neb.h5   also wB97X/6-31G(d)
     python benchmarks/neb.py --data PATH --json neb.json --quick    one reaction, under 50 s
     python benchmarks/neb.py --data PATH --json neb.json --only rxn003191 --seeds 10
 
 Compared with benchmarks/neb_references.json (see neb_references.py) and, with --plain, with
 a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "confirmed" but
-its transition state is not a first-order saddle of the reference, or lies more than 0.05 eV
-above the one refined from ts.xyz.
+its transition state is not a first-order saddle of the reference that joins these ends, or
+lies more than 0.05 eV above the one refined from ts.xyz.  Labels of DFT are kept in the store
+given by --cache: a run that is started again counts them, and solves none twice.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 from ase.io import read
 from ase.mep import NEB
 from ase.optimize import FIRE
-from neb_references import OUTPUT, Plain, curvatures_of, hessian_of
-from references import dft_reference, xtb_reference
+from neb_references import OUTPUT, Plain, curvatures_of, downhill_bonds, hessian_of
+from numpy.typing import NDArray
+from references import Counted, dft_reference, xtb_reference
 
 from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.correction.inflation import Forecast, coverage
@@ -32,16 +35,21 @@ from hybrid_calc.drivers.band import idpp_band
 from hybrid_calc.drivers.barrier import NEBResult
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import bonds_of
 
 QUICK = ("rxn003891",)
 CLEARLY_NEGATIVE = -0.05
 SILENT_EV = 0.05
+SAME_ANG = 0.05
+REFERENCES: dict[str, Counted] = {}
 
 
-def run_one(folder: Path, predict_many: PredictMany, level: str, seed: int) -> dict[str, object]:
+def run_one(
+    folder: Path, predict_many: PredictMany, level: str, seed: int, cache: Path | None
+) -> dict[str, object]:
     """Run one reaction and judge it by the reference alone."""
     reactant, product = (read(folder / f"{end}.xyz") for end in ("r", "p"))
-    ask = dft_reference() if level == "dft" else xtb_reference()
+    ask = reference_of(level, cache)
     began = time.perf_counter()
     if seed:
         rng = np.random.default_rng(seed)
@@ -61,29 +69,76 @@ def run_one(folder: Path, predict_many: PredictMany, level: str, seed: int) -> d
         "confirmation_labels": result.confirmation_labels,
         "end_calls": result.end_calls,
         "calls": ask.calls,
+        "solved": ask.solved,
+        "level": ask.level.hash,
         "prior": result.prior,
         "seconds": time.perf_counter() - began,
         "forecasts": [one.to_dict() for one in result.forecasts],
     }
-    return row | judge(folder, result, level)
+    return row | judge(folder, result, level, cache)
 
 
-def judge(folder: Path, result: NEBResult, level: str) -> dict[str, object]:
-    """Compare with the transition state that the reference found by itself."""
+def reference_of(level: str, cache: Path | None) -> Counted:
+    """Return the reference of a level, its calls at zero."""
+    if level == "xtb":
+        return xtb_reference()
+    if "dft" not in REFERENCES:
+        REFERENCES["dft"] = dft_reference(cache)
+    one = REFERENCES["dft"]
+    return Counted(one.ask, one.level, one.cache)
+
+
+def pair_lengths(atoms: Atoms, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return all distances, sorted within every pair of elements: no names, no handedness."""
+    first, second = np.triu_indices(len(atoms), k=1)
+    numbers = np.sort(np.stack([atoms.numbers[first], atoms.numbers[second]]), axis=0)
+    lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+    return lengths[np.lexsort((lengths, numbers[1], numbers[0]))]
+
+
+def judge(folder: Path, result: NEBResult, level: str, cache: Path | None) -> dict[str, object]:
+    """Compare with the transition state that the reference found by itself.
+
+    Where it is another one, its Hessian and the ends it leads to are asked of the reference.
+    """
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
-    wanted = known.get(level, {}).get(folder.name, {}).get("barrier_ev", float("nan"))
-    error = result.barrier - wanted
-    verdict: dict[str, object] = {"reference_barrier_ev": wanted, "barrier_error_ev": error}
+    wanted = known.get(level, {}).get(folder.name)
+    error = result.barrier - wanted["barrier_ev"] if wanted else float("nan")
+    verdict: dict[str, object] = {
+        "reference_barrier_ev": wanted["barrier_ev"] if wanted else float("nan"),
+        "barrier_error_ev": error,
+        "same_saddle": False,
+        "silent_failure": False,
+    }
     if result.transition_state is None:
-        return verdict | {"silent_failure": False}
-    ask = dft_reference() if level == "dft" else xtb_reference()
+        return verdict
     atoms = result.reactant.copy()
-    hessian = hessian_of(ask, atoms, result.transition_state)
-    curvatures = curvatures_of(atoms, result.transition_state, hessian)
+    if wanted:
+        lengths = [
+            pair_lengths(atoms, one)
+            for one in (result.transition_state, np.array(wanted["transition_state"]))
+        ]
+        away = float(np.abs(lengths[0] - lengths[1]).max())
+        verdict |= {"distance_from_reference_saddle_ang": away, "same_saddle": away < SAME_ANG}
+    if verdict["same_saddle"]:
+        curvatures = np.array(wanted["curvatures"])
+        joins = wanted.get("joins_ends", True)
+    elif not result.confirmed:
+        return verdict
+    else:
+        ask = reference_of(level, cache)
+        hessian = hessian_of(ask, atoms, result.transition_state)
+        curvatures = curvatures_of(atoms, result.transition_state, hessian)
+        found = downhill_bonds(ask, atoms, result.transition_state, hessian)
+        joins = set(found) == {
+            bonds_of(atoms.numbers, end.positions) for end in (result.reactant, result.product)
+        }
+        verdict["judging_calls"] = ask.calls
     negative = int((curvatures < CLEARLY_NEGATIVE).sum())
-    wrong = negative != 1 or error > SILENT_EV
+    wrong = negative != 1 or error > SILENT_EV or not joins
     return verdict | {
         "negative_modes": negative,
+        "joins_ends": bool(joins),
         "curvatures": curvatures[:3].tolist(),
         "silent_failure": bool(result.confirmed and wrong),
     }
@@ -143,11 +198,13 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="also a plain band on GFN2-xTB")
     parser.add_argument("--only", nargs="*", default=[], help="reactions, such as rxn003191")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="store NAME.h5 of DFT labels, to start again")
     arguments = parser.parse_args()
     began = time.perf_counter()
     predict_many = AniCommittee().predict_many
     wanted = set(QUICK if arguments.quick else arguments.only)
     folders = [f for f in sorted(arguments.data.glob("rxn*")) if not wanted or f.name in wanted]
+    folders.sort(key=lambda folder: len(read(folder / "r.xyz")))
     levels = ["dft"] if arguments.dft_only else ["xtb", "dft"] if arguments.dft else ["xtb"]
     report: dict[str, object] = {}
     for level in levels:
@@ -155,7 +212,7 @@ def main() -> None:
         rows: list[dict[str, object]] = []
         for folder in folders:
             for seed in range(arguments.seeds):
-                row = run_one(folder, predict_many, level, seed)
+                row = run_one(folder, predict_many, level, seed, arguments.cache)
                 if arguments.plain and level == "xtb":
                     row |= plain_band(folder)
                 rows.append(row)
@@ -163,6 +220,8 @@ def main() -> None:
                 report |= summary(rows, suffix)
                 report["seconds"] = time.perf_counter() - began
                 arguments.json.write_text(json.dumps(report, indent=1))
+                shown = {key: value for key, value in row.items() if key != "forecasts"}
+                print(json.dumps(shown, default=float), flush=True)
     figures = {key: value for key, value in report.items() if isinstance(value, float)}
     print(json.dumps(figures, indent=1))
 

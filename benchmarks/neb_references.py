@@ -4,8 +4,10 @@
     python benchmarks/neb_references.py --data PATH --dft         wB97X/6-31G(d)
 
 Writes benchmarks/neb_references.json, which benchmarks/neb.py compares with.  Nothing here
-touches a committee or a surface: a numerical Hessian of the reference, Bofill updates and
-steps uphill along the lowest mode, downhill along all others; the ends by BFGS.
+touches a committee or a surface: a first Hessian (of GFN2-xTB, which costs nothing), Bofill
+updates and steps uphill along the lowest mode, downhill along all others; the ends by BFGS;
+at the end a numerical Hessian of the reference itself, which says what was found.  With
+GFN2-xTB also the two minima downhill from there, which with DFT nobody paid for.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ase.optimize import BFGS
 from numpy.typing import NDArray
 from references import Counted, dft_reference, xtb_reference
 
-from hybrid_calc.drivers.shape import free_directions
+from hybrid_calc.drivers.shape import bonds_of, free_directions
 
 OUTPUT = Path(__file__).with_name("neb_references.json")
 STEP_ANG = 0.01
@@ -51,16 +53,18 @@ def gradient(ask: Counted, atoms: Atoms, positions: NDArray[np.float64]) -> NDAr
 
 
 def hessian_of(ask: Counted, atoms: Atoms, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the reference's Hessian by central differences, eV/A^2."""
-    rows = []
-    for k in range(positions.size):
-        step = np.zeros(positions.size)
-        step[k] = STEP_ANG
-        step = step.reshape(positions.shape)
+    """Return the reference's Hessian by central differences, eV/A^2, (3N, 3N).
+
+    Along all directions but translation and rotation, about which it is zero.
+    """
+    basis = free_directions(atoms, positions)
+    columns = []
+    for direction in basis.T:
+        step = STEP_ANG * direction.reshape(positions.shape)
         up, down = (gradient(ask, atoms, positions + sign * step) for sign in (1, -1))
-        rows.append((up - down) / (2 * STEP_ANG))
-    matrix = np.array(rows)
-    return 0.5 * (matrix + matrix.T)
+        columns.append((up - down) / (2 * STEP_ANG))
+    inside = basis.T @ np.array(columns).T
+    return np.asarray(basis @ (0.5 * (inside + inside.T)) @ basis.T)
 
 
 def curvatures_of(
@@ -76,7 +80,7 @@ def refine_saddle(
 ) -> tuple[NDArray[np.float64], float]:
     """Return the saddle nearest to a guess and the largest force left there, eV/A."""
     here = atoms.positions.copy()
-    hessian = hessian_of(ask, atoms, here)
+    hessian = hessian_of(xtb_reference(), atoms, here)
     slope = gradient(ask, atoms, here)
     for _ in range(steps):
         left = float(np.linalg.norm(slope.reshape(-1, 3), axis=1).max())
@@ -100,25 +104,54 @@ def refine_saddle(
     return here, float(np.linalg.norm(slope.reshape(-1, 3), axis=1).max())
 
 
-def one_reaction(folder: Path, ask: Counted) -> dict[str, object]:
-    energies = {}
+def downhill_bonds(
+    ask: Counted,
+    atoms: Atoms,
+    saddle: NDArray[np.float64],
+    hessian: NDArray[np.float64],
+    *,
+    push: float = 0.1,
+) -> list[frozenset[tuple[int, int]]]:
+    """Return the bonds of the two minima that the reference leads to from a saddle."""
+    basis = free_directions(atoms, saddle)
+    mode = basis @ np.linalg.eigh(basis.T @ hessian @ basis)[1][:, 0]
+    found = []
+    for sign in (push, -push):
+        frame = atoms.copy()
+        frame.set_constraint()
+        frame.positions = saddle + sign * mode.reshape(saddle.shape)
+        frame.calc = Plain(ask)
+        BFGS(frame, logfile=None, maxstep=0.05).run(fmax=0.05, steps=300)
+        found.append(bonds_of(frame.numbers, frame.positions))
+    return found
+
+
+def one_reaction(folder: Path, ask: Counted, *, downhill: bool) -> dict[str, object]:
+    """Return barriers, transition state and its curvatures by the reference alone."""
+    energies, wanted = {}, set()
     for end in ("r", "p"):
         atoms = read(folder / f"{end}.xyz")
         atoms.calc = Plain(ask)
         BFGS(atoms, logfile=None, maxstep=0.1).run(fmax=0.01, steps=200)
         energies[end] = float(atoms.get_potential_energy())
+        wanted.add(bonds_of(atoms.numbers, atoms.positions))
     atoms = read(folder / "ts.xyz")
     saddle, left = refine_saddle(ask, atoms)
     frame = atoms.copy()
     frame.positions = saddle
     energy = ask(frame, "reference").energy
-    return {
+    hessian = hessian_of(ask, atoms, saddle)
+    joins = {}
+    if downhill:
+        joins = {"joins_ends": set(downhill_bonds(ask, atoms, saddle, hessian)) == wanted}
+    return joins | {
         "barrier_ev": energy - energies["r"],
         "reverse_barrier_ev": energy - energies["p"],
         "fmax_ev_per_ang": left,
-        "curvatures": curvatures_of(atoms, saddle, hessian_of(ask, atoms, saddle))[:3].tolist(),
+        "curvatures": curvatures_of(atoms, saddle, hessian)[:3].tolist(),
         "transition_state": saddle.tolist(),
         "calls": ask.calls,
+        "level": ask.level.hash,
     }
 
 
@@ -127,16 +160,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dft", action="store_true")
     parser.add_argument("--only", nargs="*", default=[], help="reactions, such as rxn003191")
+    parser.add_argument("--cache", type=Path, help="store NAME.h5 of DFT labels, to start again")
     arguments = parser.parse_args()
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     level = "dft" if arguments.dft else "xtb"
     for folder in sorted(arguments.data.glob("rxn*")):
         if arguments.only and folder.name not in arguments.only:
             continue
-        ask = dft_reference() if arguments.dft else xtb_reference()
-        known.setdefault(level, {})[folder.name] = one_reaction(folder, ask)
+        ask = dft_reference(arguments.cache, warm_start=True) if arguments.dft else xtb_reference()
+        known.setdefault(level, {})[folder.name] = one_reaction(
+            folder, ask, downhill=not arguments.dft
+        )
         OUTPUT.write_text(json.dumps(known, indent=1, sort_keys=True))
-        print(folder.name, known[level][folder.name]["barrier_ev"])
+        print(folder.name, known[level][folder.name]["barrier_ev"], flush=True)
 
 
 if __name__ == "__main__":

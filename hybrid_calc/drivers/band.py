@@ -8,19 +8,16 @@ import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import covalent_radii
 from ase.mep import NEB
 from ase.mep.neb import idpp_interpolate, interpolate
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, evaluate_surface, surface_std
+from hybrid_calc.drivers.shape import has_clash
 
 CHECK = 2
 """Optimiser steps between looks at the posterior std."""
-
-CLASH = 0.65
-"""Atoms nearer than this times the sum of their covalent radii pass through each other."""
 
 SHAKE_ANG = 0.1
 """How far they are shaken, A."""
@@ -130,10 +127,7 @@ def _part_clashes(images: list[Atoms]) -> None:
     """
     rng = np.random.default_rng(0)
     for image in images[1:-1]:
-        first, second = np.triu_indices(len(image), k=1)
-        distance = np.linalg.norm(image.positions[first] - image.positions[second], axis=1)
-        radii = covalent_radii[image.numbers]
-        if (distance < CLASH * (radii[first] + radii[second])).any():
+        if has_clash(image.numbers, image.positions):
             image.set_positions(image.positions + rng.normal(0.0, SHAKE_ANG, (len(image), 3)))
 
 

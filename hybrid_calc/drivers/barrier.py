@@ -32,11 +32,11 @@ class SearchLimits:
     refine_ang
         How far one refinement may move it, A.
     max_refinements
-        How often, before a band is asked again.
+        How often without bringing its force down, before a band is asked again.
     margin_ev
         An image may not, within its 95 % interval, rise above the barrier by more, eV.
     collapse_ang
-        A climbing image whose distances all differ by less from an end's has collapsed, A.
+        A climbing image whose atoms all lie nearer to an end's has collapsed, A.
     collapse_ev
         So has one whose energy differs by less from the higher end's, eV.
     probe_ang
@@ -54,7 +54,7 @@ class SearchLimits:
     first_amplitude_ev: float = 1.0
     refine_ev_per_ang: float = 3.0
     refine_ang: float = 0.3
-    max_refinements: int = 12
+    max_refinements: int = 5
     margin_ev: float = 0.1
     collapse_ang: float = 0.15
     collapse_ev: float = 0.01
@@ -150,7 +150,9 @@ class Progress:
     last
         Reason of the last label between the ends.
     refinements
-        Labels spent on refining this climbing image.
+        Labels spent on refining this climbing image since they last made progress.
+    force
+        The reference's force there at that time, eV/A.
     setbacks
         How often that raised the reference's force, less how often it lowered it.
     breaks, collapses, detours, failures, stalls
@@ -177,6 +179,7 @@ class Progress:
     phase: str = "search"
     last: str = ""
     refinements: int = 0
+    force: float = 0.0
     setbacks: int = 0
     breaks: int = 0
     collapses: int = 0

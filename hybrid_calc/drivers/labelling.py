@@ -10,10 +10,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.correction.gp import ProcessSettings, refuse_senseless
-from hybrid_calc.correction.inflation import Forecast, interval_factor
+from hybrid_calc.correction.inflation import REPEATABLE_EV, Forecast, interval_factor
 from hybrid_calc.correction.surface import (
     PredictMany,
     PriorName,
@@ -38,6 +39,9 @@ NO_MORE_LABELS = (BudgetExhausted, ReferenceFailed, RunInterrupted)
 
 AskReference = Callable[[Atoms, str], Label]
 """One reference call and the reason for it; raises one of `NO_MORE_LABELS`."""
+
+NORMAL_95 = float(norm.ppf(0.975))
+"""Half-width of a normal distribution's 95 % interval in standard deviations."""
 
 SAME_GEOMETRY = 1e-6
 """Geometries whose coordinates differ by less are one label, A."""
@@ -165,9 +169,14 @@ class LabelBook:
     def half_widths(
         self, surface: Surface, positions: NDArray[np.float64], origin: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return 95 % half-widths of energies relative to one geometry, eV, shape (m,)."""
+        """Return 95 % half-widths of energies relative to one geometry, eV, shape (m,).
+
+        The noise of both labels is as wide as it was declared; only the posterior's share
+        is inflated.
+        """
         std = surface_std(surface, positions, origin)
-        return np.asarray(self.factor() * np.hypot(std, self._noise()))
+        noise = NORMAL_95 * np.sqrt(2.0) * self.settings.energy_noise_ev
+        return np.asarray(np.hypot(self.factor() * std, noise))
 
     def to_dict(self) -> dict[str, object]:
         """Return labels, reasons and forecasts as JSON-able data."""
@@ -200,9 +209,6 @@ class LabelBook:
         largest = float(np.linalg.norm(label.forces, axis=1).max())
         return np.isfinite(label.energy) and largest <= self.settings.max_force_ev_per_ang
 
-    def _noise(self) -> float:
-        return float(np.sqrt(2.0) * self.settings.energy_noise_ev)
-
     def _forecast(self, surface: Surface, new: SurfaceLabel) -> Forecast:
         """Compare a new label with what was predicted, relative to the nearest known one."""
         known = self.usable()
@@ -210,7 +216,7 @@ class LabelBook:
         origin = known[int(np.argmin(distances))]
         energies, _ = evaluate_surface(surface, np.stack([new.positions, origin.positions]))
         std = float(surface_std(surface, new.positions[None], origin.positions)[0])
-        std = float(np.hypot(std, self._noise()))
+        std = float(np.hypot(std, np.sqrt(2.0) * REPEATABLE_EV))
         return Forecast(
             predicted=float(energies[0] - energies[1]),
             observed=new.energy - origin.energy,

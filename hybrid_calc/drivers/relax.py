@@ -34,6 +34,7 @@ from hybrid_calc.drivers.labelling import (
 )
 from hybrid_calc.drivers.saddle import surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.shape import has_clash
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
 from hybrid_calc.errors import ReferenceFailed
 
@@ -247,8 +248,13 @@ class HybridRelax:
         frame.calc = SurfaceCalculator(surface)
         target = SURFACE_SHARE * self.settings.fmax_ev_per_ang
         optimiser = self._optimiser(frame)
+        last = start
         for _ in optimiser.irun(fmax=target, steps=SURFACE_STEPS):
             if surface.process is None:
+                # Without a label nothing bounds the committee, which may fall into a hole.
+                if has_clash(frame.numbers, frame.positions):
+                    return last
+                last = np.array(frame.positions)
                 continue
             moved = np.linalg.norm(frame.positions - start, axis=1).max()
             unsure = surface_std(surface, frame.positions[None], start)[0]

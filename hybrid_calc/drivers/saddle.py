@@ -87,7 +87,7 @@ def polish_saddle(
     -------
     tuple
         Positions (N, 3), A, and whether they are a stationary point of the surface
-        within `max_displacement` (A) of the start; else the last ones within it.
+        within `max_displacement` (A) of the start; else where the walk left that region.
     """
     here = np.array(start)
     for _ in range(steps):
@@ -101,10 +101,10 @@ def polish_saddle(
         lengths = sign * along / np.maximum(np.abs(values), SOFTEST_CURVATURE)
         step = np.tensordot(lengths, modes, axes=1)
         longest = float(np.linalg.norm(step, axis=1).max())
-        new = here + step * min(1.0, max_step / max(longest, 1e-12))
-        if np.linalg.norm(new - start, axis=1).max() > max_displacement:
-            return here, False
-        here = new
+        here = here + step * min(1.0, max_step / max(longest, 1e-12))
+        moved = float(np.linalg.norm(here - start, axis=1).max())
+        if moved > max_displacement:
+            return start + (here - start) * (max_displacement / moved), False
     return here, False
 
 

@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
 from hybrid_calc.drivers.band import Band, relax_band
 from hybrid_calc.drivers.barrier import Progress, SearchLimits
-from hybrid_calc.drivers.labelling import LabelBook, max_force
+from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import bonds_of, distance_between, frozen_atoms
+from hybrid_calc.drivers.shape import bonds_of, displacement_between, frozen_atoms
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -35,7 +34,9 @@ RETREATS = 2
 RETREAT_ANG = 0.12
 """How far, A."""
 
-NORMAL_95 = float(norm.ppf(0.975))
+PROGRESS = 0.7
+"""Refining goes on as long as it brings the reference's force down to this part."""
+
 CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
 PROBE = "confirmation: second mode"
@@ -219,7 +220,10 @@ class BarrierSearch:
             doubts.append(f"the surface was {error:.3f} eV off at the climbing image")
         self.progress.doubt = "; ".join(doubts) or "the climbing image is not confirmed yet"
         if self.progress.phase == "search":
-            self.progress.refinements = self.progress.setbacks = 0
+            self.progress.setbacks = 0
+        if self.progress.phase == "search" or force < PROGRESS * self.progress.force:
+            self.progress.refinements = 0
+            self.progress.force = force
         near = force < self.limits.refine_ev_per_ang
         self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
 
@@ -304,7 +308,7 @@ class BarrierSearch:
         self._learn(surface)
 
     def _beside_an_end(self, here: NDArray[np.float64], surface: Surface) -> bool:
-        near = min(distance_between(here, end.positions) for end in self.ends)
+        near = min(displacement_between(here, end.positions) for end in self.ends)
         highest = max(self._relative(surface, end.positions) for end in self.ends)
         lifted = self._relative(surface, here) - highest
         return near < self.limits.collapse_ang or lifted < self.limits.collapse_ev

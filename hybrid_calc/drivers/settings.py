@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -120,8 +121,13 @@ class RelaxSettings(BaseModel):
 
     @property
     def process(self) -> ProcessSettings:
-        """How the residual is modelled."""
-        return ProcessSettings(kernel=self.kernel)
+        """How the residual is modelled: with no more noise than a tenth of the target.
+
+        Forces noisier than the target could not tell where it is met.
+        """
+        usual = ProcessSettings(kernel=self.kernel)
+        noise = min(usual.force_noise_ev_per_ang, 0.1 * self.fmax_ev_per_ang)
+        return replace(usual, force_noise_ev_per_ang=noise)
 
 
 class NebSettings(BaseModel):

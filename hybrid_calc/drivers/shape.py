@@ -14,6 +14,10 @@ BOND_STRETCH = 1.3
 """Atoms nearer than this times the sum of their covalent radii are bonded."""
 
 
+CLASH = 0.65
+"""Atoms nearer than this times the sum of their covalent radii pass through each other."""
+
+
 def frozen_atoms(template: Atoms) -> list[int]:
     """Return the indices of fixed atoms."""
     fixed = [c.index for c in template.constraints if isinstance(c, FixAtoms)]
@@ -47,6 +51,14 @@ def bonds_of(
     reach = BOND_STRETCH * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
     bonded = distance < reach
     return frozenset(zip(first[bonded].tolist(), second[bonded].tolist(), strict=True))
+
+
+def has_clash(numbers: NDArray[np.int_], positions: NDArray[np.float64]) -> bool:
+    """Tell whether two atoms are nearer than any chemistry brings them."""
+    first, second = np.triu_indices(len(numbers), k=1)
+    distance = np.linalg.norm(positions[first] - positions[second], axis=1)
+    radii = covalent_radii[numbers]
+    return bool((distance < CLASH * (radii[first] + radii[second])).any())
 
 
 def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
@@ -84,3 +96,12 @@ def turn_onto(positions: NDArray[np.float64], target: NDArray[np.float64]) -> Fi
     turned = (positions - centre) @ rotation + goal
     rmsd = float(np.sqrt(((turned - target) ** 2).sum(axis=1).mean()))
     return Fit(positions=turned, rotation=rotation, rmsd=rmsd)
+
+
+def displacement_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    """Return the largest displacement of an atom between two superposed geometries, A.
+
+    Mirror images are not superposed on each other, although their distances are equal.
+    """
+    turned = turn_onto(one, two).positions
+    return float(np.linalg.norm(turned - two, axis=1).max(initial=0.0))
