@@ -14,13 +14,22 @@ from gate_tables import Table
 from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import CommitteeInfo
+from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.observation import Observation, Outcome
 from hybrid_calc.gate.replay import ReplayFrame
-from hybrid_calc.gate.settings import KCAL_PER_MOL
+from hybrid_calc.gate.settings import KCAL_PER_MOL, GateSettings
 
 TOLERANCES = (0.2, 2 * KCAL_PER_MOL)
-"""Beyond which an answer is bad, eV/A and eV: the defaults of the gate."""
+"""Beyond which an answer is bad at least, eV/A and eV: the defaults of the gate."""
+AT_ITS_BEST = 0.95
+"""Share of the training frames within the tolerance.
+
+A tolerance below what a committee reaches at its best means the reference at
+every step, which judges the committee and no gate; these small ones need more
+than the default.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,8 @@ class Domain:
         To judge it on.
     observations, signals, atoms
         Of each table, by its name.
+    tolerances
+        Beyond which an answer is bad, eV/A and eV.
     """
 
     name: str
@@ -48,7 +59,7 @@ class Domain:
     observations: Mapping[str, Sequence[Observation]]
     signals: Mapping[str, Mapping[str, NDArray[np.float64]]]
     atoms: Mapping[str, Mapping[str, NDArray[np.float64]]]
-    tolerances: tuple[float, float] = TOLERANCES
+    tolerances: tuple[float, float]
 
     @classmethod
     def of(
@@ -65,6 +76,7 @@ class Domain:
             observations=seen,
             signals={t.name: signals(t, seen[t.name], trained) for t in tables},
             atoms={t.name: atom_signals(t, seen[t.name], trained) for t in tables},
+            tolerances=tolerances_of(training),
         )
 
     @property
@@ -81,6 +93,12 @@ class Domain:
         """Return the larger of both errors over its tolerance, shape (F,)."""
         force, energy = self.tolerances
         return np.maximum(table.force_errors / force, table.energy_errors / energy)
+
+    def gate(self, calibration: CommitteeCalibration | None = None, **settings: object) -> Gate:
+        """Return a gate with this domain's tolerances."""
+        force, energy = self.tolerances
+        values = {"force_tolerance_ev_per_ang": force, "energy_tolerance_ev": energy}
+        return Gate(GateSettings.model_validate(values | settings), calibration)
 
     def bad(self, table: Table) -> NDArray[np.bool_]:
         """Return which answers are wrong by more than the tolerance, shape (F,)."""
@@ -106,7 +124,7 @@ class Domain:
             ),
             weights=np.ones(count),
             heaviest=np.ones(count),
-            trajectories=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+            trajectories=trajectories(tables),
             steps=np.concatenate([np.arange(len(table)) for table in tables]),
         )
 
@@ -129,6 +147,35 @@ class Domain:
                 )
             )
         ]
+
+
+BLOCKS = 10
+"""Parts that independent frames of one trajectory are divided into, in their order."""
+
+
+def trajectories(tables: Sequence[Table]) -> NDArray[np.intp]:
+    """Return the number of each frame's trajectory, or of its part where frames are independent."""
+    found: list[NDArray[np.intp]] = []
+    for table in tables:
+        first = found[-1][-1] + 1 if found else 0
+        parts = 1 if table.momenta is not None else min(BLOCKS, len(table))
+        found.append(first + np.arange(len(table)) * parts // len(table))
+    return np.concatenate(found)
+
+
+def tolerances_of(training: Sequence[Table]) -> tuple[float, float]:
+    """Return the default tolerances, or what the training frames reach where that is more."""
+    force = np.concatenate([table.force_errors for table in training])
+    energy = np.concatenate(
+        [
+            np.abs(shift - shift.mean())
+            for shift in (table.energies.mean(1) - table.true_energies for table in training)
+        ]
+    )
+    reached = (float(np.quantile(values, AT_ITS_BEST)) for values in (force, energy))
+    least_force, least_energy = TOLERANCES
+    first, second = reached
+    return max(least_force, round(first, 2)), max(least_energy, round(second, 3))
 
 
 def formula(table: Table) -> str:

@@ -34,7 +34,12 @@ PAIRS = {
     for name in ("novelty", "energy_spread_per_atom", "largest_force", *CANDIDATES)
 }
 """Spread with one signal beside it, weights fitted."""
+TRIPLES = {
+    "spread + novelty + flags": (SPREAD, "novelty", "flag_count"),
+    "spread + novelty + second opinion": (SPREAD, "novelty", "second_opinion"),
+}
 EVERYTHING = (SPREAD, "novelty", "energy_spread_per_atom", "largest_force", *CANDIDATES)
+FITTED = PAIRS | TRIPLES
 RANKERS = (
     *PLAIN,
     "flags",
@@ -42,7 +47,7 @@ RANKERS = (
     "every-N",
     "random",
     "Proxima's metric",
-    *PAIRS,
+    *FITTED,
     "fused",
     "fused, all candidates",
     "reliability head",
@@ -77,14 +82,14 @@ class Models:
     def __init__(self, domain: Domain, known: Sequence[Table]) -> None:
         frames = domain.labelled(known)
         bad = frames.excess(*domain.tolerances) > 1
-        table = {name: np.maximum(frames.signals[name], 1e-6) for name in EVERYTHING}
+        table = {name: np.maximum(values, 1e-6) for name, values in frames.signals.items()}
         both = bool(bad.any() and not bad.all())
 
         def fitted(names: Sequence[str]):
             chosen = {name: table[name] for name in names}
             return fit_score(chosen, bad, frames.weights) if both else None
 
-        self.pairs = {name: fitted(signals) for name, signals in PAIRS.items()}
+        self.pairs = {name: fitted(signals) for name, signals in FITTED.items()}
         self.fused = fitted(FUSED)
         self.everything = fitted(EVERYTHING)
         self.ours = choose_score(

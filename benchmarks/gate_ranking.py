@@ -79,6 +79,25 @@ class Unit:
         }
 
 
+def together(units: Sequence[Unit]) -> list[Unit]:
+    """Return one unit per molecule: all its kinds in one ranking, as one campaign meets them."""
+    found: dict[str, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(unit.name.split("-")[0], []).append(unit)
+    return [
+        Unit(
+            name=f"{molecule}-all",
+            kind="all",
+            errors=np.concatenate([unit.errors for unit in mine]),
+            scores={
+                name: np.concatenate([unit.scores[name] for unit in mine])
+                for name in mine[0].scores
+            },
+        )
+        for molecule, mine in found.items()
+    ]
+
+
 def mean_over_units(units: Sequence[Unit], ranker: str, price: float = 0.1) -> float:
     """Return the mean recall of a ranker, each unit ranked on its own."""
     return float(np.mean([recall(unit.scores[ranker], unit.errors, price) for unit in units]))

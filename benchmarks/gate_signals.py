@@ -36,6 +36,8 @@ CANDIDATES = (
     "element_spread",
     "mean_spread",
     "relative_energy_spread",
+    "second_opinion",
+    "bond_orders",
 )
 LEAST = 1e-6
 
@@ -112,9 +114,12 @@ def signals(
     found["element_spread"] = atoms["element_spread"].max(1)
     found["mean_spread"] = np.sqrt((table.atom_spreads**2).mean(1))
     found["stretch"] = stretch(table)
+    found["bond_orders"] = bond_order_change(table)
+    found["second_opinion"] = table.second_opinions
     relative = table.energies - trained.offsets[table.molecule]
     found["relative_energy_spread"] = relative.std(1, ddof=1)
     found["flags"] = np.array([float(len(o.asking_flags())) for o in observations])
+    found["flag_count"] = 1 + found["flags"]  # its logarithm is what scores read
     return found
 
 
@@ -142,11 +147,30 @@ def stretch(table: Table) -> NDArray[np.float64]:
     """Return how much the most changed initial bond is, |ln(r / r0)|, shape (F,)."""
     radii = covalent_radii[table.numbers]
     first, second = np.triu_indices(len(table.numbers), 1)
-    start = np.linalg.norm(table.start[first] - table.start[second], axis=-1)
-    bonded = start < 1.3 * (radii[first] + radii[second])
     lengths = np.linalg.norm(table.positions[:, first] - table.positions[:, second], axis=-1)
-    change = np.abs(np.log(lengths[:, bonded] / start[bonded])).max(1)
-    return np.maximum(change, LEAST)
+    changes = []
+    for positions in table.starts:
+        start = np.linalg.norm(positions[first] - positions[second], axis=-1)
+        bonded = start < 1.3 * (radii[first] + radii[second])
+        changes.append(np.abs(np.log(lengths[:, bonded] / start[bonded])).max(1))
+    return np.maximum(np.min(changes, axis=0), LEAST)
+
+
+def bond_order_change(table: Table) -> NDArray[np.float64]:
+    """Return how much the most changed bond order of any pair is, |n - n0|, shape (F,).
+
+    n = exp((R_i + R_j - r) / 0.3 A), cut at 1.
+    """
+    radii = covalent_radii[table.numbers]
+    first, second = np.triu_indices(len(table.numbers), 1)
+    reach = radii[first] + radii[second]
+
+    def orders(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        lengths = np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
+        return np.minimum(1.0, np.exp((reach - lengths) / 0.3))
+
+    changes = [np.abs(orders(table.positions) - orders(start)).max(1) for start in table.starts]
+    return np.maximum(np.min(changes, axis=0), LEAST)
 
 
 class ReliabilityHead:
