@@ -43,8 +43,14 @@ from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
 from hybrid_calc.gate.signals import observe
-from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
-from hybrid_calc.reference.label import CarefulReference, Label, Reference
+from hybrid_calc.geometry import (
+    Composition,
+    check_structure,
+    composition_of,
+    geometry_bytes,
+    geometry_key,
+)
+from hybrid_calc.reference.label import CarefulReference, Label, Reference, ResumableReference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
 from hybrid_calc.store.record import Record
@@ -65,8 +71,8 @@ class Engine:
     limits
         Of the flags.
     second_opinion
-        A cheap method asked about flagged geometries; its answers go nowhere
-        but into the gate.
+        A cheap method asked beside the committee; its answers go nowhere but
+        into the gate.
     on_step
         Called with every new step, in order.
 
@@ -115,6 +121,7 @@ class Engine:
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
+        self._late: set[str] = set()
         gate.bind(committee.info.identity)
 
     def new_trajectory(self) -> Trajectory:
@@ -206,6 +213,9 @@ class Engine:
             "tally": self.tally.state(),
             "run": self.run,
             "committee": self.committee.info.identity,
+            "reference": self.reference.state()
+            if isinstance(self.reference, ResumableReference)
+            else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -214,12 +224,22 @@ class Engine:
         self._zeros.restore(state["zeros"])
         self.tally = Tally.of(state["tally"])
         self.run = state["run"]
+        if isinstance(self.reference, ResumableReference):
+            self.reference.restore(state.get("reference", {}))
         if self.store is not None:  # calls made after the state was written were paid for too
-            asked = [r.meta["reasons"] for r in self.store.select(Query(run=self.run))]
+            made = list(self.store.select(Query(run=self.run)))
+            late = [r for r in made if r.meta["step"] >= self.tally.geometries]
+            self._late = {geometry_key(r.atoms()) for r in late if r.label is not None}
+            asked = [r.meta["reasons"] for r in made]
             audits = sum([policy for policy, _ in reasons] == ["audit"] for reasons in asked)
             budget = self.gate.budget
             budget.spent = max(budget.spent, len(asked))
             budget.audits = max(budget.audits, audits)
+
+    def _recall(self, atoms: Atoms) -> None:
+        """Let the reference know what it labelled after the state was written."""
+        if isinstance(self.reference, ResumableReference):
+            self.reference.recall(atoms)
 
     def _answer(
         self,
@@ -292,7 +312,8 @@ class Engine:
         """Return what the gate may know, with what the calibration says about the descriptors."""
         if prediction is None:
             return observe(prediction, survey, regime)
-        other = self._other_forces(atoms) if survey.report.flags else None
+        asked = survey.report.flags or self.gate.settings.second_opinion_for == "all"
+        other = self._other_forces(atoms) if asked else None
         calibration = self.gate.usable_calibration
         if calibration is None:
             return observe(prediction, survey, regime, second_opinion=other)
@@ -330,6 +351,8 @@ class Engine:
             known = self.store.find_label(atoms, self.reference.level)
             if known is not None:
                 self.tally.reused += 1
+                if self._late and geometry_key(atoms) in self._late:
+                    self._recall(atoms)
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:

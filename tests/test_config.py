@@ -86,6 +86,15 @@ def test_settings_cannot_be_changed(tmp_path):
             {"md": {"stretch": {"atoms": [0, 1], "to_length_ang": 2, "over_step": 1}}},
             "unknown key md.stretch.over_step; did you mean over_steps?",
         ),
+        (
+            {"neb": {"spring_ev_per_ang": 0.1}},
+            "unknown key neb.spring_ev_per_ang; it belongs to driver: ase.",
+        ),
+        (
+            {"relax": {"driver": "ase", "frequencies": "none"}},
+            "unknown key relax.frequencies; it belongs to driver: surface.",
+        ),
+        ({"relax": {"fmax": 0.1}}, "unknown key relax.fmax; did you mean fmax_ev_per_ang?"),
         ({"flags": {"seed": 1}}, "unknown key flags.seed; known are antisymmetry, bonded_ratio"),
         (
             {"committee": {"kind": "mace", "file": "a.model", "files": "b.model"}},
@@ -127,6 +136,7 @@ def test_an_unknown_key_is_said_before_what_it_left_out(tmp_path):
             "committee.kind must be one of ani, bundle, mace, mace-foundation, "
             "external, toy; got {}.",
         ),
+        ({"relax": {"driver": "vasp"}}, "relax.driver must be one of surface, ase; got"),
         ({"reference": {"kind": "orca"}}, "reference.kind must be one of pyscf, xtb, ase, toy"),
         ({"committee": "ani"}, "committee: Input should be a valid dictionary"),
     ],
@@ -199,6 +209,7 @@ BAD_VALUES = [
     ("gate.hysteresis_steps", 0),
     ("gate.hysteresis_share", 1.1),
     ("gate.second_opinion", "dft"),
+    ("gate.second_opinion_for", "none"),
     ("gate.regimes", 3),
     ("gate.regimes.0.name", "Mine"),
     ("gate.regimes.0.parent", 3),

@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from hybrid_calc.config.base import Settings
 from hybrid_calc.errors import SettingsError
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.reference.pyscf_backend import check_solvent
 from hybrid_calc.reference.recipes import RECIPES
+from hybrid_calc.reference.solvent import check_solvent
 from hybrid_calc.reference.user_function import level_parameters
 
 LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
