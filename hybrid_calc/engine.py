@@ -71,8 +71,8 @@ class Engine:
     limits
         Of the flags.
     second_opinion
-        A cheap method asked about flagged geometries; its answers go nowhere
-        but into the gate.
+        A cheap method asked beside the committee; its answers go nowhere but
+        into the gate.
     on_step
         Called with every new step, in order.
 
@@ -312,7 +312,8 @@ class Engine:
         """Return what the gate may know, with what the calibration says about the descriptors."""
         if prediction is None:
             return observe(prediction, survey, regime)
-        other = self._other_forces(atoms) if survey.report.flags else None
+        asked = survey.report.flags or self.gate.settings.second_opinion_for == "all"
+        other = self._other_forces(atoms) if asked else None
         calibration = self.gate.usable_calibration
         if calibration is None:
             return observe(prediction, survey, regime, second_opinion=other)

@@ -209,6 +209,7 @@ BAD_VALUES = [
     ("gate.hysteresis_steps", 0),
     ("gate.hysteresis_share", 1.1),
     ("gate.second_opinion", "dft"),
+    ("gate.second_opinion_for", "none"),
     ("gate.regimes", 3),
     ("gate.regimes.0.name", "Mine"),
     ("gate.regimes.0.parent", 3),
