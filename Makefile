@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt "torch==2.13.0" "setuptools<81"
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,xtb]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,xtb,sella]"
 	touch $@
 
 demo: .venv/installed

@@ -14,7 +14,6 @@ from ase import Atoms
 from rich.console import Console
 
 from hybrid_calc.answer.step import Step
-from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.config.build import build_calculator, build_guess, build_structure
 from hybrid_calc.config.job import RunSettings
 from hybrid_calc.correction.surface import refuse_periodic

@@ -11,34 +11,31 @@ if TYPE_CHECKING:
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.annotation import Annotator
 
+FIRST = "first"
+
 Graph = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Structures whose bonds are the initial graph of frames with the same atoms; by "
-        "default the first whole frame of each group."
+        help="What regimes are judged against: a file of structures with the same atoms, or "
+        "'first' for the first frame of each group; by default the bonds by covalent radii."
     ),
 ]
 Temperature = Annotated[
     float | None, typer.Option(min=0, help="Temperature the frames were sampled at, K.")
 ]
-Separate = Annotated[
-    bool,
-    typer.Option(
-        "--separate", help="Frames have nothing to do with each other: judge each by radii alone."
-    ),
-]
 
 
 def annotator_from(
-    limits: FlagLimits | None, graph: Path | None, temperature: float | None, separate: bool
+    limits: FlagLimits | None, graph: str | None, temperature: float | None
 ) -> Annotator:
     """Return what judges regimes as the options say."""
     from hybrid_calc.gate.annotation import Annotator
     from hybrid_calc.label_job import read_structures
 
+    given = graph is not None and graph != FIRST
     return Annotator(
         limits,
-        structures=[] if graph is None else read_structures(graph),
+        structures=read_structures(Path(graph or "")) if given else [],
+        from_first=graph == FIRST,
         temperature_kelvin=temperature,
-        groups=not separate,
     )

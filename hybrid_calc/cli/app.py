@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid_calc.cli.annotation import Graph, Separate, Temperature
+from hybrid_calc.cli.annotation import Graph, Temperature
 from hybrid_calc.cli.scope import calibrate, scope
 from hybrid_calc.cli.store import store_app
 
@@ -78,7 +78,6 @@ def label(
     ] = False,
     graph: Graph = None,
     temperature: Temperature = None,
-    separate: Separate = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Label many frames into a store; what it has already is not asked again."""
@@ -96,7 +95,7 @@ def label(
             settings,
             store=store,
             workers=workers,
-            annotator=annotator_from(settings.flags, graph, temperature, separate),
+            annotator=annotator_from(settings.flags, graph, temperature),
             budget=budget,
             again=again,
             console=None if as_json else Console(),

@@ -34,7 +34,7 @@ from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
 from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
 from hybrid_calc.drivers.search import NORMAL_95, BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import distance_between
+from hybrid_calc.drivers.shape import distance_between, turn_onto
 from hybrid_calc.errors import ReferenceFailed
 from hybrid_calc.reference.label import Label
 
@@ -330,8 +330,13 @@ def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
     marks = np.linspace(0, count - 1, len(stops)).round().astype(int)
     here, parts = stops[0].copy(), [stops[0].positions[None]]
     for stop, images in zip(stops[1:], np.diff(marks), strict=True):
-        leg = idpp_band(here, stop, int(images) + 1)
-        parts.append(leg[1:])
+        if images == 1:  # nothing between to interpolate
+            free = not here.constraints
+            leg = stop.positions[None]
+            leg = turn_onto(stop.positions, here.positions).positions[None] if free else leg
+        else:
+            leg = idpp_band(here, stop, int(images) + 1)[1:]
+        parts.append(leg)
         here.set_positions(leg[-1], apply_constraint=False)
     return np.concatenate(parts)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.domain import unknown_elements
 from hybrid_calc.committee.prediction import CommitteeInfo
-from hybrid_calc.flags.contacts import Pairs
+from hybrid_calc.flags.contacts import Pairs, pair_distances, pairs_of
 from hybrid_calc.flags.report import Flag, Severity
 from hybrid_calc.geometry import charge_of, multiplicity_of
 
@@ -87,6 +87,12 @@ def fingerprint(
         minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
     return cast("NDArray[np.float64]", sums.reshape(pairs.atoms, -1))
+
+
+def fingerprint_of(atoms: Atoms) -> NDArray[np.float64]:
+    """Return what surrounds each atom of one structure, shape (N, D); see `fingerprint`."""
+    pairs = pairs_of(atoms.numbers)
+    return fingerprint(pair_distances(atoms, pairs), pairs, fingerprint_columns(pairs))
 
 
 def fingerprint_distance(

@@ -50,6 +50,11 @@ class Observation:
         Index of the atom that gave a signal its value, by the signal's name.
     fingerprint
         Environment of each atom, shape (N, D).
+
+    Raises
+    ------
+    InputError
+        The fingerprint is not finite: it comes from the geometry alone.
     """
 
     regime: Regime
@@ -57,6 +62,12 @@ class Observation:
     report: FlagReport = field(default_factory=FlagReport)
     signals: Mapping[str, float] = field(default_factory=dict)
     worst_atoms: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.fingerprint.sum()):  # a NaN anywhere shows in the sum
+            raise InputError(
+                "the fingerprint of a geometry is not finite; its positions are not either."
+            )
 
     def signal(self, name: str) -> float:
         """Return a signal, NaN where it is unknown."""

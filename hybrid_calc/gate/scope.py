@@ -25,7 +25,7 @@ from hybrid_calc.gate.regime import (
     WARM,
     Regime,
 )
-from hybrid_calc.gate.scope_entry import CONFIDENCE, ScopeEntry, band_of, many
+from hybrid_calc.gate.scope_entry import CONFIDENCE, ChosenEntry, ScopeEntry, band_of, many
 from hybrid_calc.gate.settings import KCAL_PER_MOL
 
 KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH)
@@ -52,6 +52,8 @@ class ScopeCard:
         Beyond which a frame is a failure, eV/A and eV.
     entries
         By regime and temperature, only those with labelled frames.
+    chosen
+        Labels that relaxations and bands chose, by regime.
     left_out
         Labelled frames that do not count, by the reason.
     label_noise
@@ -65,6 +67,7 @@ class ScopeCard:
     force_tolerance: float
     energy_tolerance: float
     entries: tuple[ScopeEntry, ...] = ()
+    chosen: tuple[ChosenEntry, ...] = ()
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     label_noise: float | None = None
 
@@ -167,6 +170,7 @@ class ScopeCard:
                 | {"statement": self.statement(entry), "model_part": self.model_part(entry)}
                 for entry in self.entries
             ],
+            "chosen": [entry.to_dict() for entry in self.chosen],
             "left_out": dict(self.left_out),
             "label_noise": self.label_noise,
             "validated": self.statements(),
@@ -183,6 +187,7 @@ class ScopeCard:
             force_tolerance=data["force_tolerance"],
             energy_tolerance=data["energy_tolerance"],
             entries=tuple(ScopeEntry.from_dict(entry) for entry in data["entries"]),
+            chosen=tuple(ChosenEntry.from_dict(entry) for entry in data["chosen"]),
             left_out=dict(data["left_out"]),
             label_noise=data["label_noise"],
         )

@@ -123,6 +123,77 @@ class ScopeEntry:
         return cls(**{**plain, "regime": Regime(**data["regime"])})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenEntry:
+    """Labels of one regime that relaxations and bands chose: information, never a statement.
+
+    Attributes
+    ----------
+    regime
+        With elements, charge and spin.
+    molecules
+        Chemical formulas.
+    labels
+        Number of them.
+    force_quantiles, energy_quantiles
+        50, 90 and 95 % quantiles of the committee's errors, eV/A and eV.
+    """
+
+    regime: Regime
+    molecules: tuple[str, ...]
+    labels: int
+    force_quantiles: tuple[float, float, float]
+    energy_quantiles: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        forces = ", ".join(f"{value:.2g}" for value in self.force_quantiles)
+        energies = ", ".join(f"{value:.2g}" for value in self.energy_quantiles)
+        return (
+            f"{self.regime}: {self.labels} {many('label', self.labels)} chosen by relaxations and "
+            f"bands of {', '.join(self.molecules)}: errors up to {forces} eV/A and {energies} eV "
+            "in 50, 90 and 95 % of them; no statement, since a search chose them"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        return {
+            "regime": self.regime.to_dict(),
+            "molecules": list(self.molecules),
+            "labels": self.labels,
+            "force_quantiles": list(self.force_quantiles),
+            "energy_quantiles": list(self.energy_quantiles),
+            "words": str(self),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ChosenEntry:
+        """Rebuild an entry from `to_dict`."""
+        return cls(
+            regime=Regime(**data["regime"]),
+            molecules=tuple(data["molecules"]),
+            labels=data["labels"],
+            force_quantiles=tuple(data["force_quantiles"]),
+            energy_quantiles=tuple(data["energy_quantiles"]),
+        )
+
+
+def chosen_entries(frames: LabelledFrames) -> tuple[ChosenEntry, ...]:
+    """Return one entry per regime of frames that drivers chose."""
+    entries = []
+    for regime in sorted(set(frames.regimes), key=str):
+        here = frames.of_regime(regime)
+        entries.append(
+            ChosenEntry(
+                regime=regime,
+                molecules=tuple(sorted(set(here.molecules))),
+                labels=len(here),
+                force_quantiles=_quantiles(here.force_errors, here.weights),
+                energy_quantiles=_quantiles(here.energy_errors, here.weights),
+            )
+        )
+    return tuple(entries)
+
+
 def scope_entries(
     frames: LabelledFrames, *, force_tolerance: float, energy_tolerance: float
 ) -> tuple[ScopeEntry, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import ase
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+from ase.calculators.calculator import BaseCalculator, Calculator, PropertyNotImplementedError
 
 from hybrid_calc.errors import InputError, MissingPackageError, ReferenceFailed
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
@@ -95,6 +95,8 @@ class AseReference:
         check_structure(atoms)
         copy = _with_charge_and_spin(atoms)
         calc = self._calculator
+        if isinstance(calc, Calculator):  # else a label may depend on the geometry before,
+            calc.reset()  # whose density is the next guess
         start = time.perf_counter()
         try:
             self._say_charge_and_spin(atoms)
@@ -212,7 +214,7 @@ def gfn2_xtb() -> AseReference:
             'GFN2-xTB needs tblite: pip install "hybrid_calc[xtb]".'
         ) from error
     return AseReference(
-        TBLite(method="GFN2-xTB", verbosity=0),
+        TBLite(method="GFN2-xTB", verbosity=0, cache_api=False),
         level=LevelOfTheory(program="ase:tblite", parameters={"method": "GFN2-xTB"}),
     )
 

@@ -82,4 +82,6 @@ class Display:
         share = tally.labels / tally.geometries if tally.geometries else 0.0
         left = "no limit" if budget.left is None else f"{budget.left} left"
         notice = ", tolerance below the committee" if self._engine.gate.notice else ""
-        return f"DFT {tally.labels} ({share:.0%}), budget {left}{notice}"
+        missed = self._engine.gate.audits.missed()
+        audits = f", {missed}" if missed.audits else ""
+        return f"DFT {tally.labels} ({share:.0%}), budget {left}{notice}{audits}"

@@ -14,8 +14,8 @@ MOST_FREQUENCIES = 6
 
 def print_result(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the result of a job on one surface; nothing for other jobs."""
-    if summary.get("driver") != "surface":
-        return
+    if summary.get("driver") != "surface" or "files" not in summary:
+        return  # another driver, or not even a first label
     rows = _minimum(summary) if summary["task"] == "relax" else _barrier(summary)
     state = "confirmed by the reference" if summary["confirmed"] else "NOT CONFIRMED"
     table = Table(title=f"Result: {state}", show_header=False)
@@ -58,20 +58,16 @@ def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         two = " and ".join(f"{one:+.2f}" for one in summary["curvatures_ev_per_ang2"] if one)
         rows.append(("lowest curvatures there", f"{two} eV/A^2"))
     if (polish := summary.get("polish")) is not None:
-        rows.append(
-            (
-                "polished",
-                f"{polish['method']}, {polish['labels']} labels, moved {polish['moved_ang']:.3f} A, "
-                f"energy {polish['energy_change_ev']:+.4f} eV",
-            )
+        walk = f"{polish['labels']} labels, moved {polish['moved_ang']:.3f} A"
+        words = f"{polish['method']}, {walk}, energy {polish['energy_change_ev']:+.4f} eV"
+        rows.append(("polished", words))
+    rows += [
+        (
+            "labelled end downhill",
+            f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
         )
-    for end in summary.get("downhill_ends", ()):
-        rows.append(
-            (
-                "labelled end downhill",
-                f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
-            )
-        )
+        for end in summary.get("downhill_ends", ())
+    ]
     return [*rows, ("labels", counts or "none"), *_how(summary)]
 
 
@@ -98,6 +94,7 @@ def _print_profile(console: Console, summary: Mapping[str, Any]) -> None:
     profile = summary["profile"]
     table = Table("image", "along the path, A", "energy, eV", "95 %, eV", "", title="Path")
     columns = ("distance_ang", "energy_ev", "half_width_95_ev", "labelled")
+    top = (profile["transition_state"] or {}).get("image")
     rows = zip(*(profile[name] for name in columns), strict=True)
     for image, (distance, energy, half, labelled) in enumerate(rows):
         table.add_row(
@@ -105,7 +102,7 @@ def _print_profile(console: Console, summary: Mapping[str, Any]) -> None:
             f"{distance:.2f}",
             "" if energy is None else f"{energy:.3f}",
             "" if half is None else f"+- {half:.3f}",
-            "label" if labelled else "surface",
+            "transition state" if image == top else "label" if labelled else "surface",
         )
     console.print(table)
 

@@ -127,6 +127,8 @@ def print_scope(
                 f"  {entry.name}: 95 % of force errors up to {entry.force_quantiles[2]:.2g} eV/A, "
                 f"of which the model's (epistemic) {part:.2g}",
             )
+    for chosen in card.chosen:
+        _line(console, str(chosen))
     for why, frames in card.left_out.items():
         _line(console, f"left out, {why}: {frames}")
 

@@ -10,7 +10,6 @@ training frames are left out whatever part they are in.  See
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -23,18 +22,18 @@ from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
-from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.scope import ScopeCard
-from hybrid_calc.gate.scope_entry import scope_entries
+from hybrid_calc.gate.scope_entry import chosen_entries, scope_entries
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.gate.thresholds import calibrate_regimes
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.store.columns import Columns
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.selection import Split, read_split
-from hybrid_calc.training.evaluation import TrainingSet, evaluate
+from hybrid_calc.training.evaluation import Evaluation, TrainingSet, evaluate
 from hybrid_calc.training.ranges import fit_novelty, fit_ranges
 
+OLDER = "older than the committee, and not of part calibration"
 CALIBRATION_PART = "calibration"
 FITTING_PARTS = ("validation", "train")
 """Parts on which scores of several signals may be fitted; ``test`` is left to tests."""
@@ -109,10 +108,9 @@ def calibrate(
     known = TrainingSet(training)
     ranges = fit_ranges(training) if training else None
     novelty = fit_novelty(training, committee) if training else None
-    left_out: Counter[str] = Counter()
 
-    def judge(mask: NDArray[np.bool_]) -> LabelledFrames:
-        frames, why = evaluate(
+    def judge(mask: NDArray[np.bool_]) -> Evaluation:
+        return evaluate(
             store,
             np.flatnonzero(mask),
             committee,
@@ -120,16 +118,13 @@ def calibrate(
             novelty=novelty,
             segment_steps=split.segment_steps,
         )
-        left_out.update(why)
-        return frames
 
     chosen = labelled & np.isin(parts, plan.parts)
     safe = own | (parts == CALIBRATION_PART)
-    left_out["older than the committee, and not of part calibration"] = int((chosen & ~safe).sum())
-    frames = judge(chosen & safe)
-    noted = +left_out
+    found = judge(chosen & safe)
+    found.left_out[OLDER] = int((chosen & ~safe).sum())
     fitting = np.isin(parts, [name for name in FITTING_PARTS if name not in plan.parts])
-    there = judge(labelled & fitting & (own | (parts == "validation")))
+    there = judge(labelled & fitting & (own | (parts == "validation"))).frames
     tolerances = {
         "force_tolerance": plan.gate.force_tolerance_ev_per_ang,
         "energy_tolerance": plan.gate.energy_tolerance_ev,
@@ -140,15 +135,16 @@ def calibrate(
             committee=info.identity,
             committee_name=info.name,
             level=str(level),
-            entries=scope_entries(frames, **tolerances),
-            left_out=dict(noted),
+            entries=scope_entries(found.frames, **tolerances),
+            chosen=chosen_entries(found.chosen),
+            left_out=dict(+found.left_out),
             label_noise=plan.label_noise,
             **tolerances,
         ),
         level_hash=level.hash,
         missed_share=plan.missed_share,
         entries=calibrate_regimes(
-            frames,
+            found.frames,
             there if len(there) else None,
             missed_share=plan.missed_share,
             random=np.random.default_rng(plan.seed),
@@ -162,7 +158,7 @@ def calibrate(
             "parts": list(plan.parts),
             "split_seed": split.seed,
             "seed": plan.seed,
-            "frames": len(frames),
+            "frames": len(found.frames),
             "frames_fitted_on": len(there),
             "version": metadata.version("hybrid_calc"),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

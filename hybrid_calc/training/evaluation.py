@@ -61,13 +61,19 @@ class TrainingSet:
 
 @dataclass(slots=True)
 class _Rows:
-    """Columns of the frames as they come in, and what was left out why."""
+    """Columns of the frames as they come in."""
 
-    left_out: Counter[str]
     regimes: list[Regime] = field(default_factory=list)
     molecules: list[str] = field(default_factory=list)
     signals: list[dict[str, float]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)
+
+    def add(self, record: Record, signals: dict[str, float], *numbers: float) -> None:
+        cell = PERIODIC if record.pbc.any() else ""
+        self.regimes.append(_regime(record))
+        self.molecules.append(composition_of(record.atoms()).formula + cell)
+        self.signals.append(signals)
+        self.numbers.append(numbers)
 
     def table(self) -> LabelledFrames:
         names = sorted({name for row in self.signals for name in row})
@@ -89,6 +95,25 @@ class _Rows:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A committee judged by frames of a store.
+
+    Attributes
+    ----------
+    frames
+        That describe the geometries their runs came to.
+    chosen
+        That a driver wanted: a search chose them, they describe themselves only.
+    left_out
+        Number of others, by the reason.
+    """
+
+    frames: LabelledFrames
+    chosen: LabelledFrames
+    left_out: Counter[str]
+
+
 def evaluate(
     store: FrameStore,
     places: NDArray[np.int64],
@@ -97,8 +122,8 @@ def evaluate(
     training: TrainingSet | None = None,
     novelty: Novelty | None = None,
     segment_steps: int = 0,
-) -> tuple[LabelledFrames, Counter[str]]:
-    """Return what a committee says about frames of a store, and what was left out, by reason.
+) -> Evaluation:
+    """Return what a committee says about frames of a store.
 
     Energies are compared relative to the first labelled frame of the same
     run and composition, which says nothing about them and is left out.
@@ -121,35 +146,30 @@ def evaluate(
     names = trajectories(columns, segment_steps)
     number_of = {name: number for number, name in enumerate(sorted(set(names)))}
     zeros = _zeros(store, places, committee)
-    rows = _Rows(left_out=Counter())
-    for place, record, prediction in _answers(store, places, committee, novelty, rows.left_out):
-        why = _unfit(record, training)
+    rows, chosen, left_out = _Rows(), _Rows(), Counter[str]()
+    for place, record, prediction in _answers(store, places, committee, novelty, left_out):
         zero = zeros.get(_family(record))
+        why = _unfit(record, training)
         if not why and zero is None:
             why = "no frame that sets the energy zero of its run"
-        if not why and zero is not None and zero[0] == record.identity:
+        elif not why and zero is not None and zero[0] == record.identity:
             why = "sets the energy zero of its run"
         if why or zero is None or record.label is None:
-            rows.left_out[why] += 1
+            left_out[why] += 1
             continue
-        weight, heaviest = _weights(record.meta)
-        rows.regimes.append(_regime(record))
-        cell = PERIODIC if record.pbc.any() else ""
-        rows.molecules.append(composition_of(record.atoms()).formula + cell)
-        rows.signals.append(_signals(record, prediction, novelty))
+        wanted = "acquisition" in _policies(record.meta)
         temperature = record.meta.get("mean_temperature")
-        rows.numbers.append(
-            (
-                max_force_error(prediction.mean_forces, record.label.forces),
-                abs(prediction.energy - record.label.energy - zero[1]),
-                np.nan if temperature is None else float(temperature),
-                weight,
-                heaviest,
-                number_of[names[place]],
-                int(columns.numbers["step"][place]),
-            )
+        (chosen if wanted else rows).add(
+            record,
+            _signals(record, prediction, novelty),
+            max_force_error(prediction.mean_forces, record.label.forces),
+            abs(prediction.energy - record.label.energy - zero[1]),
+            np.nan if temperature is None else float(temperature),
+            *((1.0, 1.0) if wanted else _weights(record.meta)),
+            number_of[names[place]],
+            int(columns.numbers["step"][place]),
         )
-    return rows.table(), rows.left_out
+    return Evaluation(frames=rows.table(), chosen=chosen.table(), left_out=left_out)
 
 
 def _answers(
@@ -236,9 +256,7 @@ def _unfit(record: Record, training: TrainingSet | None) -> str:
         return "the committee was trained on it"
     if str(meta.get("regime") or "").partition(" ")[0] in REGIMES_UNKNOWN:
         return "its regime is not known"
-    if "acquisition" in _policies(meta):
-        return "chosen by a driver"
-    if min(_probabilities(meta)) <= 0:
+    if "acquisition" not in _policies(meta) and min(_probabilities(meta)) <= 0:
         return "other geometries of its run could not be labelled at all (audits off, or budget)"
     return ""
 

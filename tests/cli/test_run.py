@@ -43,7 +43,7 @@ PULL = {"atoms": [0, 1], "from_step": 8, "over_steps": 20, "to_length_ang": 1.4}
 KILL = """
 import os, signal
 from hybrid_calc.committee.toy import ToyCommittee as T
-from hybrid_calc.engine import Engine as E
+from hybrid_calc.answer.tally import Tally
 from hybrid_calc.drivers import folder
 def after(number, original):
     calls = []
@@ -268,7 +268,7 @@ def test_the_drift_of_a_resumed_run_is_counted_from_its_start(jobs, tmp_path, at
         # before the second step, when only the start is on disk
         "T.predict = after(2, T.predict)",
         # when a label is durable but nobody has seen it
-        "E._count = after(12, E._count)",
+        "Tally.add = after(12, Tally.add)",
         # in the middle of replacing the state
         "folder.os.replace = after(6, folder.os.replace)",
     ],

@@ -88,9 +88,8 @@ def test_a_run_audited_rarely_does_not_spoil_frames_that_were_all_labelled():
     assert (len(kept), kept.weight_limit) == (100, 1.0)
     # a thousand audited frames are worth 30,000 / 30 and the hundred others come for nothing
     weights = np.concatenate([np.ones(100), np.full(1000, 30.0)])
-    frames = frames_of(
-        np.ones(1100), weights=weights, heaviest=weights, trajectories=np.repeat([0, 1], [100, 1000])
-    )  # fmt: skip
+    runs = np.repeat([0, 1], [100, 1000])
+    frames = frames_of(np.ones(1100), weights=weights, heaviest=weights, trajectories=runs)
     assert len(frames.evenly_weighted()) == 1100
 
 

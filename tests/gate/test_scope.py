@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.scope import ScopeCard
-from hybrid_calc.gate.scope_entry import band_name, band_of, scope_entries
+from hybrid_calc.gate.scope_entry import band_name, band_of, chosen_entries, scope_entries
 from tests.gate.populations import CALM, TOLERANCE, TOLERANCES, frames_of, gated, run
 
 REACTIVE = dataclasses.replace(CALM, name="reactive")
@@ -172,9 +172,22 @@ def test_label_noise_stands_beside_the_models_part():
     assert card_of(frames_of(errors(9))).model_part(entry_of(9)) is None
 
 
+def test_labels_that_a_search_chose_are_shown_and_claim_nothing():
+    frames = frames_of(errors(90, 10), regimes=[CALM] * 50 + [REACTIVE] * 50)
+    card = card_of(frames_of([]), chosen=chosen_entries(frames))
+    calm, reactive = card.chosen
+    assert (calm.labels, calm.force_quantiles) == (50, (GOOD, GOOD, GOOD))
+    assert (reactive.labels, reactive.force_quantiles) == (50, (GOOD, BAD, BAD))
+    assert "50 labels chosen by relaxations and bands of H2O" in str(reactive)
+    assert card.statements() == []
+    assert not card.covers(CALM, 300.0)
+
+
 def test_json_carries_the_card():
     frames = frames_of(errors(100, 3), temperatures=np.array([300.0] * 50 + [np.nan] * 53))
-    card = card_of(frames, left_out={"chosen by a driver": 4}, label_noise=0.005)
+    card = card_of(
+        frames, chosen=chosen_entries(frames), left_out={"it was trained on": 4}, label_noise=0.005
+    )
     again = ScopeCard.from_dict(json.loads(json.dumps(card.to_dict(), allow_nan=False)))
     assert again == card
     assert again.not_validated() == card.not_validated()
@@ -211,4 +224,4 @@ def test_frames_taken_for_independent_would_make_false_statements():
             made += 1
             true += good >= entry.share
     assert true / made < 0.9
-    assert TOLERANCE == TOLERANCES["force_tolerance"]
+    assert TOLERANCES["force_tolerance"] == TOLERANCE

@@ -1,4 +1,4 @@
-"""Thresholds regime by regime: their bound, also where a gate chose the frames, and their limits."""
+"""Thresholds by regime: their bound, also where a gate chose the frames, and their limits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_without_enough_bad_frames_everything_is_asked():
 def test_nothing_that_is_not_a_number_passes(value, other, swap):
     signals = {"force_spread": other, "novelty": value} if swap else {"force_spread": value}
     here = Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
-    assert asks(FUSED, here) or swap and value == math.inf  # endless novelty is cut, not lost
+    assert asks(FUSED, here) or (swap and value == math.inf)  # endless novelty is cut, not lost
     if not swap:
         assert asks(ALONE, here)
     nothing = Observation(regime=CALM, fingerprint=np.zeros((3, 1)))
@@ -85,7 +85,8 @@ def test_each_regime_has_its_own_threshold():
     frames = bad_frames(spreads, regimes=[CALM] * 20 + [other] * 20)
     first, second = entries(frames)
     assert (first.regime, second.regime) == (CALM, other)
-    assert first.for_gate(0.1).threshold < 2 < 5 <= second.for_gate(0.1).threshold
+    assert 1 <= first.for_gate(0.1).threshold < 2
+    assert 5 <= second.for_gate(0.1).threshold < 6
 
 
 def test_frames_whose_spread_is_not_known_are_not_calibrated_with():
