@@ -14,10 +14,13 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from hybrid_calc.answer.alignment import Alignments
 from hybrid_calc.answer.step import Step, evidence_of
@@ -27,7 +30,8 @@ from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
-from hybrid_calc.errors import PredictionFailed, ReferenceFailed
+from hybrid_calc.errors import InputError, PredictionFailed, ReferenceFailed
+from hybrid_calc.flags.conservative import ForceCheck
 from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.limits import FlagLimits
@@ -66,6 +70,9 @@ class Engine:
         Where labels go; None keeps none, for experiments only.
     limits
         Of the flags.
+    second_opinion
+        A cheap method asked beside the committee; its answers go nowhere but
+        into the gate.
     on_step
         Called with every new step, in order.
 
@@ -92,6 +99,7 @@ class Engine:
         gate: Gate,
         store: FrameStore | None = None,
         limits: FlagLimits | None = None,
+        second_opinion: Reference | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> None:
         if store is not None:
@@ -101,7 +109,9 @@ class Engine:
         self.gate = gate
         self.store = store
         self.limits = limits or FlagLimits()
+        self.second_opinion = second_opinion
         self.on_step = on_step
+        self._forces = ForceCheck(committee, self.limits.antisymmetry)
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
         self.seeds: dict[str, int] = {"audits": gate.settings.seed}
@@ -190,6 +200,8 @@ class Engine:
         """Release committee and reference and bring the store's file up to date."""
         self.committee.close()
         self.reference.close()
+        if self.second_opinion is not None:
+            self.second_opinion.close()
         if self.store is not None:
             self.store.close()
 
@@ -243,6 +255,9 @@ class Engine:
             survey = trajectory.survey(atoms, key)
         with timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, key, survey)
+            if self._forces.watching and prediction is not None:
+                report = self._forces.look(atoms, survey.report)
+                survey = replace(survey, report=report)
         with timed(seconds, "gate"):
             rules = self.gate.settings.regimes
             regime = classify(composition, survey.report, self.limits, rules)
@@ -296,14 +311,33 @@ class Engine:
         self, atoms: Atoms, prediction: Prediction | None, survey: Survey, regime: Regime
     ) -> Observation:
         """Return what the gate may know, with what the calibration says about the descriptors."""
-        calibration = self.gate.usable_calibration
-        if calibration is None or prediction is None:
+        if prediction is None:
             return observe(prediction, survey, regime)
+        asked = survey.report.flags or self.gate.settings.second_opinion_for == "all"
+        other = self._other_forces(atoms) if asked else None
+        calibration = self.gate.usable_calibration
+        if calibration is None:
+            return observe(prediction, survey, regime, second_opinion=other)
         novelty = None
         if prediction.descriptors is not None:
             novelty = calibration.novelty(prediction.descriptors, atoms.numbers)
-        ranges = calibration.ranges
-        return observe(prediction, survey, regime, novelty=novelty, ranges=ranges)
+        return observe(
+            prediction,
+            survey,
+            regime,
+            novelty=novelty,
+            ranges=calibration.ranges,
+            second_opinion=other,
+        )
+
+    def _other_forces(self, atoms: Atoms) -> NDArray[np.float64] | None:
+        """Return the second opinion's forces, eV/A, None where there is none to be had."""
+        if self.second_opinion is None:
+            return None
+        try:
+            return self.second_opinion.label(atoms).forces
+        except (ReferenceFailed, InputError):
+            return None
 
     def _label(
         self,
