@@ -85,10 +85,10 @@ def examine(
         return Verdict(outcome=outcome, checks=checks)
     if not allow_unrestricted:
         return _rejected(outcome, checks, f"triplet Hessian {lowest:.3f} hartree")
-    field, complaint, cycles = None, "no way down", 0
-    for density in (guess, _way_down(outcome.field, rotation)):
-        if density is None:
-            continue
+    starts = [_way_down(outcome.field, rotation)]
+    starts[:0] = [] if guess is None else [guess]
+    cycles = 0
+    for density in starts:
         field = make_unrestricted()
         field.kernel(dm0=density)
         cycles += int(field.cycles)
