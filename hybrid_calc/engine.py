@@ -236,10 +236,11 @@ class Engine:
             budget.spent = max(budget.spent, len(asked))
             budget.audits = max(budget.audits, audits)
 
-    def _recall(self, atoms: Atoms) -> None:
+    def _recall(self, atoms: Atoms, observation: Observation) -> None:
         """Let the reference know what it labelled after the state was written."""
         if isinstance(self.reference, ResumableReference):
-            self.reference.recall(atoms)
+            doubtful = bool(observation.report.of(Severity.REGIME))
+            self.reference.recall(atoms, doubtful=doubtful)
 
     def _answer(
         self,
@@ -352,7 +353,7 @@ class Engine:
             if known is not None:
                 self.tally.reused += 1
                 if self._late and geometry_key(atoms) in self._late:
-                    self._recall(atoms)
+                    self._recall(atoms, observation)
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
