@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from hybrid_calc.committee.toy import ToyCommittee
     from hybrid_calc.drivers.neb import HybridNEB
     from hybrid_calc.drivers.relax import HybridRelax
+    from hybrid_calc.farm import label_frames
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.gate import Gate
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
+    from hybrid_calc.reference.executor import ExecutorReference
     from hybrid_calc.reference.label import Label, Reference
     from hybrid_calc.reference.level import LevelOfTheory
+    from hybrid_calc.reference.local_executor import LocalExecutor
     from hybrid_calc.reference.pyscf_backend import PySCFReference
     from hybrid_calc.reference.recipes import ANI_1X_LEVEL
     from hybrid_calc.reference.toy import ToyReference
@@ -38,6 +41,7 @@ __all__ = [
     "Committee",
     "CommitteeInfo",
     "Domain",
+    "ExecutorReference",
     "FlagLimits",
     "FrameStore",
     "Gate",
@@ -48,6 +52,7 @@ __all__ = [
     "HybridRelax",
     "Label",
     "LevelOfTheory",
+    "LocalExecutor",
     "MaceCommittee",
     "MembersCommittee",
     "Prediction",
@@ -58,6 +63,7 @@ __all__ = [
     "ToyCommittee",
     "ToyReference",
     "gfn2_xtb",
+    "label_frames",
 ]
 
 _HOMES = {
@@ -67,6 +73,7 @@ _HOMES = {
     "Committee": "committee.prediction",
     "CommitteeInfo": "committee.prediction",
     "Domain": "committee.prediction",
+    "ExecutorReference": "reference.executor",
     "FlagLimits": "flags.limits",
     "FrameStore": "store.frames",
     "Gate": "gate.gate",
@@ -77,6 +84,7 @@ _HOMES = {
     "HybridRelax": "drivers.relax",
     "Label": "reference.label",
     "LevelOfTheory": "reference.level",
+    "LocalExecutor": "reference.local_executor",
     "MaceCommittee": "committee.mace",
     "MembersCommittee": "committee.members",
     "Prediction": "committee.prediction",
@@ -87,6 +95,7 @@ _HOMES = {
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",
+    "label_frames": "farm",
 }
 
 
