@@ -399,7 +399,9 @@ class Engine:
             difference = zero.of_reference(label) - zero.of_committee(prediction)
             force_error = max_force_error(prediction.mean_forces, label.forces)
             energy_error = -difference
-            good = self.gate.learn(decision, observation, force_error, energy_error)
+            good = self.gate.learn(
+                decision, observation, force_error, energy_error, streak=trajectory.streak
+            )
         if label is not None and not (decision.is_audit and good):
             source = Source.REFERENCE
             energy, forces, stress = zero.of_reference(label), label.forces, label.stress

@@ -220,7 +220,13 @@ class Gate:
         )
 
     def learn(
-        self, decision: Decision, observation: Observation, force_error: float, energy_error: float
+        self,
+        decision: Decision,
+        observation: Observation,
+        force_error: float,
+        energy_error: float,
+        *,
+        streak: Streak | None = None,
     ) -> bool:
         """Take in what the reference said about a prediction; return whether it was good.
 
@@ -232,6 +238,8 @@ class Gate:
             Largest force error of any atom, eV/A.
         energy_error
             Error of the aligned energy, eV.
+        streak
+            That `decide` was given.
 
         Raises
         ------
@@ -244,6 +252,8 @@ class Gate:
                 "a label must be finite."
             )
         good = self.within_tolerance(force_error, energy_error)
+        if streak is not None:
+            streak.settle(good)
         if decision.is_audit:
             self.audits.add(decision.regime, decision.audit_probability, bad=not good)
             if not good:
