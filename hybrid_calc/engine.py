@@ -14,10 +14,13 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from hybrid_calc.answer.alignment import Alignments
 from hybrid_calc.answer.step import Step, evidence_of
@@ -27,7 +30,8 @@ from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
-from hybrid_calc.errors import PredictionFailed, ReferenceFailed
+from hybrid_calc.errors import InputError, PredictionFailed, ReferenceFailed
+from hybrid_calc.flags.conservative import ForceCheck
 from hybrid_calc.flags.coverage import domain_flags
 from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.limits import FlagLimits
@@ -40,8 +44,14 @@ from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime, classify
 from hybrid_calc.gate.signals import observe
-from hybrid_calc.geometry import Composition, check_structure, composition_of, geometry_bytes
-from hybrid_calc.reference.label import CarefulReference, Label, Reference
+from hybrid_calc.geometry import (
+    Composition,
+    check_structure,
+    composition_of,
+    geometry_bytes,
+    geometry_key,
+)
+from hybrid_calc.reference.label import CarefulReference, Label, Reference, ResumableReference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
 from hybrid_calc.store.record import Record
@@ -61,6 +71,9 @@ class Engine:
         Where labels go; None keeps none, for experiments only.
     limits
         Of the flags.
+    second_opinion
+        A cheap method asked beside the committee; its answers go nowhere but
+        into the gate.
     on_step
         Called with every new step, in order.
 
@@ -89,6 +102,7 @@ class Engine:
         gate: Gate,
         store: FrameStore | None = None,
         limits: FlagLimits | None = None,
+        second_opinion: Reference | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> None:
         if store is not None:
@@ -98,7 +112,9 @@ class Engine:
         self.gate = gate
         self.store = store
         self.limits = limits or FlagLimits()
+        self.second_opinion = second_opinion
         self.on_step = on_step
+        self._forces = ForceCheck(committee, self.limits.antisymmetry)
         self.tally = Tally()
         self.run = uuid.uuid4().hex[:12]
         self.seeds: dict[str, int] = {"audits": gate.settings.seed}
@@ -108,6 +124,7 @@ class Engine:
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
         self._versions = _versions()
+        self._late: set[str] = set()
         gate.bind(committee.info.identity)
         calibration = gate.usable_calibration
         if isinstance(calibration, CommitteeCalibration):
@@ -194,6 +211,8 @@ class Engine:
         """Release committee and reference and bring the store's file up to date."""
         self.committee.close()
         self.reference.close()
+        if self.second_opinion is not None:
+            self.second_opinion.close()
         if self.store is not None:
             self.store.close()
 
@@ -205,6 +224,9 @@ class Engine:
             "tally": self.tally.state(),
             "run": self.run,
             "committee": self.committee.info.identity,
+            "reference": self.reference.state()
+            if isinstance(self.reference, ResumableReference)
+            else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -213,12 +235,22 @@ class Engine:
         self._zeros.restore(state["zeros"])
         self.tally = Tally.of(state["tally"])
         self.run = state["run"]
+        if isinstance(self.reference, ResumableReference):
+            self.reference.restore(state.get("reference", {}))
         if self.store is not None:  # calls made after the state was written were paid for too
-            asked = [r.meta["reasons"] for r in self.store.select(Query(run=self.run))]
+            made = list(self.store.select(Query(run=self.run)))
+            late = [r for r in made if r.meta["step"] >= self.tally.geometries]
+            self._late = {geometry_key(r.atoms()) for r in late if r.label is not None}
+            asked = [r.meta["reasons"] for r in made]
             audits = sum([policy for policy, _ in reasons] == ["audit"] for reasons in asked)
             budget = self.gate.budget
             budget.spent = max(budget.spent, len(asked))
             budget.audits = max(budget.audits, audits)
+
+    def _recall(self, atoms: Atoms) -> None:
+        """Let the reference know what it labelled after the state was written."""
+        if isinstance(self.reference, ResumableReference):
+            self.reference.recall(atoms)
 
     def _answer(
         self,
@@ -233,6 +265,9 @@ class Engine:
             survey = trajectory.survey(atoms, key)
         with timed(seconds, "committee"):
             prediction, survey = self._predict(atoms, key, survey)
+            if self._forces.watching and prediction is not None:
+                report = self._forces.look(atoms, survey.report)
+                survey = replace(survey, report=report)
         with timed(seconds, "gate"):
             rules = self.gate.settings.regimes
             regime = classify(composition, survey.report, self.limits, rules)
@@ -286,14 +321,33 @@ class Engine:
         self, atoms: Atoms, prediction: Prediction | None, survey: Survey, regime: Regime
     ) -> Observation:
         """Return what the gate may know, with what the calibration says about the descriptors."""
-        calibration = self.gate.usable_calibration
-        if calibration is None or prediction is None:
+        if prediction is None:
             return observe(prediction, survey, regime)
+        asked = survey.report.flags or self.gate.settings.second_opinion_for == "all"
+        other = self._other_forces(atoms) if asked else None
+        calibration = self.gate.usable_calibration
+        if calibration is None:
+            return observe(prediction, survey, regime, second_opinion=other)
         novelty = None
         if prediction.descriptors is not None:
             novelty = calibration.novelty(prediction.descriptors, atoms.numbers)
-        ranges = calibration.ranges
-        return observe(prediction, survey, regime, novelty=novelty, ranges=ranges)
+        return observe(
+            prediction,
+            survey,
+            regime,
+            novelty=novelty,
+            ranges=calibration.ranges,
+            second_opinion=other,
+        )
+
+    def _other_forces(self, atoms: Atoms) -> NDArray[np.float64] | None:
+        """Return the second opinion's forces, eV/A, None where there is none to be had."""
+        if self.second_opinion is None:
+            return None
+        try:
+            return self.second_opinion.label(atoms).forces
+        except (ReferenceFailed, InputError):
+            return None
 
     def _label(
         self,
@@ -308,6 +362,8 @@ class Engine:
             known = self.store.find_label(atoms, self.reference.level)
             if known is not None:
                 self.tally.reused += 1
+                if self._late and geometry_key(atoms) in self._late:
+                    self._recall(atoms)
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:

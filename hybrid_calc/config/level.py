@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from hybrid_calc.config.base import Settings
 from hybrid_calc.errors import SettingsError
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.reference.pyscf_backend import check_solvent
 from hybrid_calc.reference.recipes import RECIPES
+from hybrid_calc.reference.solvent import check_solvent
 from hybrid_calc.reference.user_function import level_parameters
 
 LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
@@ -37,7 +37,7 @@ class LevelSettings(Settings):
     auxiliary_basis: LowerCase = Field(
         "auto", description="Density-fitting basis; auto is PySCF's choice, empty is no fitting."
     )
-    grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid.")
+    grid_level: int = Field(4, ge=0, le=9, description="PySCF's integration grid.")
     convergence_hartree: float = Field(1e-7, gt=0, description="SCF energy convergence, hartree.")
     project_net_force: bool = Field(
         True, description="Remove the net force and torque that the grid leaves."

@@ -111,8 +111,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = sorted({name for model in models for name in model.model_fields})
-        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.4)
+        longer = [name for name in known if name.startswith(keys[-1])]
+        near = longer or difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
+        if other := _other_driver(first["loc"], model):
+            hint = f"it belongs to driver: {other}."
         return f"unknown key {key}; {hint}{more}"
     if first["type"].startswith("union_tag"):
         kinds = ", ".join(_kind(model) for model in models)
@@ -147,6 +150,16 @@ def _follow(
         annotations = [m.model_fields[str(part)] for m in inside if str(part) in m.model_fields]
         inside = [found for field in annotations for found in _models_in(field.annotation)]
     return keys, inside or models
+
+
+def _other_driver(location: Sequence[int | str], model: type[BaseModel]) -> str:
+    """Return the other driver whose option an unknown key is; empty where there is none."""
+    *section, driver, key = map(str, location) if len(location) > 2 else ("", "", "")
+    _, siblings = _follow(section, model)
+    for sibling in siblings:
+        if key in sibling.model_fields and "driver" in sibling.model_fields:
+            return "" if _kind(sibling) == driver else _kind(sibling)
+    return ""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -22,6 +22,7 @@ from hybrid_calc.drivers.job import (
 )
 from hybrid_calc.drivers.restraint import MovingRestraint
 from hybrid_calc.drivers.settings import MdSettings
+from hybrid_calc.drivers.shape import frozen_atoms
 from hybrid_calc.errors import BudgetExhausted, StructureError
 
 
@@ -106,7 +107,8 @@ class _Run:
         if "momenta" in self.atoms.arrays or self.settings.temperature_kelvin == 0:
             return
         thermalize_momenta(self.atoms, self.settings.temperature_kelvin, rng=self.random)
-        if not self.atoms.pbc.any() and len(self.atoms) > 1:
+        held = self.atoms.pbc.any() or frozen_atoms(self.atoms)  # by a cell or by fixed atoms
+        if not held and len(self.atoms) > 1:
             Stationary(self.atoms)
             if len(self.atoms) > 2:
                 with np.errstate(divide="ignore", invalid="ignore"):  # a linear molecule's axis

@@ -12,7 +12,7 @@ from ase import Atoms
 
 from hybrid_calc.correction.inflation import Forecast
 from hybrid_calc.correction.surface import SurfaceLabel
-from hybrid_calc.drivers.job import Ending, Job, check_resumed
+from hybrid_calc.drivers.job import Ending, Job, Outcome, check_resumed
 from hybrid_calc.drivers.labelling import constrained_forces
 from hybrid_calc.errors import BudgetExhausted, RunInterrupted
 from hybrid_calc.reference.label import Label
@@ -125,6 +125,15 @@ class SurfaceJob:
         if confirmed:
             return Ending.FINISHED
         return self.stopped or Ending.UNCONFIRMED
+
+    def nothing_found(self, why: str) -> Outcome:
+        """Return how a job ended that has no result to speak of; its labels are kept."""
+        return Outcome(
+            ending=self.ending(confirmed=False),
+            steps=self.asked,
+            why=why,
+            figures={"driver": "surface", "confirmed": False, "missing": why},
+        )
 
     def note_time(self) -> None:
         """Add the time spent on the surface itself to the run's stages."""

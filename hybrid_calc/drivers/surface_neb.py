@@ -65,8 +65,7 @@ def run_surface_neb(
     except NO_MORE_LABELS as error:
         if isinstance(error, ReferenceFailed):
             raise
-        why = f"an end of the band was never labelled: {error}"
-        return Outcome(ending=run.ending(confirmed=False), steps=run.asked, why=why)
+        return run.nothing_found(f"an end of the band was never labelled: {error}")
     finally:
         run.note_time()
     return Outcome(

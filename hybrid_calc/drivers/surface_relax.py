@@ -48,7 +48,7 @@ def run_surface_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcom
     except NO_MORE_LABELS as error:
         if isinstance(error, ReferenceFailed):
             raise
-        return Outcome(ending=run.ending(confirmed=False), steps=run.asked, why=str(error))
+        return run.nothing_found(str(error))
     finally:
         run.note_time()
     return Outcome(

@@ -76,6 +76,16 @@ class GateSettings(BaseModel):
         description="Reasons to ask that are switched on, or a preset: uncertainty, "
         "contradiction, unseen (each with audits) or all.",
     )
+    second_opinion: Literal["none", "gfn2-xtb"] = Field(
+        "none",
+        description="Ask GFN2-xTB as well; how far its forces are from the committee's is a "
+        "signal that a calibration may use.",
+    )
+    second_opinion_for: Literal["flagged", "all"] = Field(
+        "flagged",
+        description="Which geometries it is asked about: those with a flag up, or all, which "
+        "costs about as much as a committee does.",
+    )
     regimes: tuple[RegimeRule, ...] = Field(
         (), description="Regimes of your own, each a part of a parent."
     )

@@ -49,6 +49,22 @@ class Exchange:
     share: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchanged:
+    """What is exchanged by one operator.
+
+    Attributes
+    ----------
+    spins
+        Occupied orbitals of each spin, shape (B, O) each.
+    share
+        Of the operator, times the electrons in an orbital.
+    """
+
+    spins: list[Array]
+    share: float
+
+
 def can_contract(field: Any) -> bool:
     """Tell whether the gradient of this mean field can be taken here."""
     from pyscf.df.grad import rks, uks
@@ -118,22 +134,18 @@ def two_electron_part(field: Any) -> Array:
         fit.build()
     total = np.zeros((field.mol.natm, 3))
     for omega, share in shares.items():
-        coulomb = density if omega == 0 else None
-        exchanged = spins if share else []
+        exchanged = Exchanged(spins=spins if share else [], share=share * spins_each)
         if omega == 0:
-            total += _contract(field.mol, fit, fit.auxmol, coulomb, exchanged, share * spins_each)
+            total += _contract(fit, fit.auxmol, density, exchanged)
         else:
             with fit.range_coulomb(omega) as attenuated:
-                total += _contract(
-                    field.mol, attenuated, fit.auxmol, coulomb, exchanged, share * spins_each
-                )
+                total += _contract(attenuated, fit.auxmol, None, exchanged)
     return total
 
 
-def _contract(
-    mol: Any, fit: Any, auxiliary: Any, density: Array | None, spins: list[Array], share: float
-) -> Array:
+def _contract(fit: Any, auxiliary: Any, density: Array | None, exchanged: Exchanged) -> Array:
     """Return the derivative for one operator: Coulomb of a density, exchange of orbitals."""
+    mol, spins, share = fit.mol, exchanged.spins, exchanged.share
     count, functions = mol.natm, mol.nao
     root = inverse_root(auxiliary.intor("int2c2e", hermi=1))
     fitted, pairs = _fitting(fit, root, density, spins)
@@ -164,23 +176,6 @@ def _contract(
         moved[atom] = on_orbital[mine[2] : mine[3]].sum(axis=0)
         moved[atom] += on_fitting[fitting[2] : fitting[3]].sum(axis=0)
     return moved
-
-
-def inverse_root(metric: Array) -> Array:
-    """Return R with R^T R the inverse of a metric, as PySCF fits with it, shape (Q, P).
-
-    By Cholesky where the metric allows; else without its smallest eigenvalues,
-    as the long-range metric of tight functions needs.
-    """
-    from pyscf.df.incore import LINEAR_DEP_THR
-
-    try:
-        lower = cholesky(metric, lower=True)
-    except LinAlgError:
-        values, vectors = eigh(metric)
-        kept = values > LINEAR_DEP_THR
-        return np.asarray((vectors[:, kept] / np.sqrt(values[kept])).T)
-    return np.asarray(solve_triangular(lower, np.eye(len(lower)), lower=True))
 
 
 def inverse_root(metric: Array) -> Array:

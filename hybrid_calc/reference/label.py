@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -80,3 +80,17 @@ class CarefulReference(Reference, Protocol):
 
     def label_doubtful(self, atoms: Atoms) -> Label:
         """Solve one geometry and examine whether the state found is the lowest; see `label`."""
+
+
+@runtime_checkable
+class ResumableReference(Reference, Protocol):
+    """A reference whose labels depend, within its convergence, on labels before them."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next labels depend on, JSON-able."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+
+    def recall(self, atoms: Atoms) -> None:
+        """Take note of a geometry labelled after the state was written, before the run went on."""

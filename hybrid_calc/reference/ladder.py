@@ -20,6 +20,9 @@ DAMPING = 0.4
 SMEARING_HARTREE = 0.02
 LONG_CYCLES = 150
 
+WARM, FIRST = "warm", "diis"
+"""Names of the first rung where a density is there, and where none is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScfOutcome:
@@ -61,7 +64,7 @@ def climb(make_field: Callable[[], Any], guess: Any = None) -> ScfOutcome:
     """
     rungs = dict(RUNGS)
     if guess is not None:
-        rungs = {"warm": lambda field: _from_density(field, guess), **rungs}
+        rungs = {WARM: lambda field: _from_density(field, guess), **rungs}
     history: list[str] = []
     cycles = 0
     for name, run in rungs.items():
@@ -177,7 +180,7 @@ def _smearing(field: Any) -> Any:
 
 
 RUNGS: dict[str, Callable[[Any], Any]] = {
-    "diis": _diis,
+    FIRST: _diis,
     "other_guess": _other_guess,
     "level_shift": _level_shift,
     "second_order": _second_order,

@@ -8,20 +8,12 @@ long, started again after a crash, and ends with its parent.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import selectors
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import warnings
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from ase import Atoms
 
 from hybrid_calc.errors import (
@@ -31,19 +23,16 @@ from hybrid_calc.errors import (
     ReferenceCrashed,
     ReferenceFailed,
     ReferenceNotConverged,
-    ReferenceTimeout,
     StructureError,
 )
-from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.checks import checked_label
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
-from hybrid_calc.reference.pyscf_worker import MEMORY_LIMIT, SCRATCH
+from hybrid_calc.reference.open_bonds import has_open_bonds
+from hybrid_calc.reference.pyscf_process import WorkerProcess
 from hybrid_calc.reference.recipes import ANI_1X_LEVEL
-
-SOLVENT_MODELS = ("c-pcm", "ief-pcm", "smd")
-"""Implicit solvents whose gradients agree with finite differences of their energies."""
+from hybrid_calc.reference.solvent import check_solvent
 
 MEMORY_OVERHEAD_MB = 4000
 """What Python, the libraries and PySCF's untracked arrays may take beyond its own limit, MB.
@@ -51,25 +40,12 @@ MEMORY_OVERHEAD_MB = 4000
 Direct exchange builds allocate 1.6 GB for benzene at def2-TZVP whatever `max_memory` says.
 """
 
-STRETCHED_RATIO, OPEN_RATIO, FAR_RATIO = 1.25, 1.75, 2.7
-"""Distances over the sum of covalent radii that `has_open_bonds` judges by."""
-
-NEIGHBOURS = {6: 3, 7: 3, 8: 2}
-"""Bonded neighbours below which an atom lacks a bond; one for other elements."""
-
 Stability = Literal["auto", "always", "never"]
 WhenUnstable = Literal["unrestricted", "reject"]
 
 
 class LockedStateWarning(UserWarning):
     """A warm start had followed a state that is not the lowest; labels before may be of it."""
-
-
-LONGEST_WAIT_S = 86400.0
-"""The operating system takes no longer timeout than some weeks, s."""
-
-LAST_WORDS = 2000
-"""Characters of the worker's standard error that an error message quotes."""
 
 
 class PySCFReference:
@@ -91,7 +67,7 @@ class PySCFReference:
     warm_start
         Start from the densities of geometries before, in half the cycles or
         less.  Labels then depend on what came before within the SCF's
-        convergence, and a resumed run is no longer the same to the bit.
+        convergence; `state` and `restore` carry it into a resumed run.
     cold_share
         Share of warm-started labels that are solved cold as well; a lower
         state found so replaces the label and is warned about.
@@ -99,11 +75,13 @@ class PySCFReference:
         When to ask whether the state is a minimum: ``auto`` where bonds look
         broken, the gap is small, the molecule has open shells, or the first
         rung of the ladder failed.  ``never`` stays with the state that a
-        committee of closed shells was trained on, at a third of the cost or less
-        where bonds break.
+        committee of closed shells was trained on.
     when_unstable
         ``unrestricted`` takes the unrestricted state below an unstable
         restricted singlet; ``reject`` refuses the label.
+    max_spin_contamination
+        <S^2> above what the multiplicity makes it beyond which a state is
+        rejected; a singlet may have one broken pair, which adds one.
     seed
         Of the cold sample.
 
@@ -120,10 +98,11 @@ class PySCFReference:
         threads: int = 1,
         max_memory_mb: int = 4000,
         wall_limit_s: float = 3600.0,
-        warm_start: bool = False,
+        warm_start: bool = True,
         cold_share: float = 0.03,
-        stability: Stability = "never",
+        stability: Stability = "auto",
         when_unstable: WhenUnstable = "unrestricted",
+        max_spin_contamination: float = 0.3,
         seed: int = 0,
     ) -> None:
         own = level.parameters.get("function")
@@ -140,6 +119,10 @@ class PySCFReference:
                 "threads, max_memory_mb and wall_limit_s must be positive; "
                 f"got {threads}, {max_memory_mb}, {wall_limit_s}."
             )
+        if not max_spin_contamination > 0:
+            raise InputError(
+                f"max_spin_contamination must be positive; got {max_spin_contamination}."
+            )
         self._level = level
         self._threads = threads
         self._max_memory_mb = max_memory_mb
@@ -149,9 +132,13 @@ class PySCFReference:
             "cold_share": cold_share,
             "stability": stability,
             "allow_unrestricted": when_unstable == "unrestricted",
+            "max_spin_contamination": max_spin_contamination,
             "seed": seed,
         }
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
+        self._memory = ""
+        self._memory_is_old = False
+        self._unsolved: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
     @property
@@ -177,6 +164,39 @@ class PySCFReference:
         """Solve one geometry whose bonds are known to have changed: its stability is examined."""
         return self._label(atoms, doubtful=True)
 
+    def state(self) -> dict[str, Any]:
+        """Return what the next labels depend on, JSON-able: densities to start from."""
+        if not self._options["warm_start"]:
+            return {}
+        with self._lock:
+            if self._memory_is_old and self._worker is not None:
+                self._memory = self._ask({"task": "state"})["state"]
+                self._memory_is_old = False
+            return {"densities": self._memory, "unsolved": list(self._unsolved)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        if not self._options["warm_start"]:
+            return
+        with self._lock:
+            self._stop()
+            self._memory, self._unsolved = (
+                state.get("densities", ""),
+                list(state.get("unsolved", [])),
+            )
+            self._memory_is_old = False
+
+    def recall(self, atoms: Atoms) -> None:
+        """Take note of a geometry that this run had labelled before it was resumed.
+
+        Its density was in the worker that is gone; it is solved again, without
+        forces, before the next label, so that labels after it start from what
+        they would have started from.
+        """
+        if self._options["warm_start"]:
+            with self._lock:
+                self._unsolved.append(self._question(atoms, doubtful=False) | {"task": "remember"})
+
     def _label(self, atoms: Atoms, *, doubtful: bool) -> Label:
         check_structure(atoms)
         if atoms.pbc.any():
@@ -184,13 +204,14 @@ class PySCFReference:
                 "PySCFReference solves molecules only; set atoms.pbc = False "
                 "or use AseReference with a periodic code."
             )
-        request = self._request(atoms, doubtful=doubtful)
+        question = self._question(atoms, doubtful=doubtful)
         start = time.perf_counter()
         with self._lock:
-            try:
-                answer = self._ask(request)
-            except ReferenceCrashed:
-                answer = self._ask(request)
+            while self._unsolved:
+                self._ask_twice(self._unsolved[0])
+                del self._unsolved[0]
+            answer = self._ask_twice(question)
+            self._memory_is_old = True
         return self._checked(atoms, answer, time.perf_counter() - start)
 
     def close(self) -> None:
@@ -198,28 +219,40 @@ class PySCFReference:
         with self._lock:
             self._stop()
 
-    def _request(self, atoms: Atoms, *, doubtful: bool) -> str:
-        return json.dumps(
-            self._options
-            | {
-                "doubtful": doubtful,
-                "numbers": atoms.numbers.tolist(),
-                "positions": atoms.positions.tolist(),
-                "charge": charge_of(atoms),
-                "multiplicity": multiplicity_of(atoms),
-                "level": self._level.to_dict(),
-                "max_memory_mb": self._max_memory_mb,
-            }
-        )
+    def _question(self, atoms: Atoms, *, doubtful: bool) -> dict[str, Any]:
+        return self._options | {
+            "task": "label",
+            "doubtful": doubtful,
+            "numbers": atoms.numbers.tolist(),
+            "positions": atoms.positions.tolist(),
+            "charge": charge_of(atoms),
+            "multiplicity": multiplicity_of(atoms),
+            "level": self._level.to_dict(),
+            "max_memory_mb": self._max_memory_mb,
+        }
 
-    def _ask(self, request: str) -> dict[str, Any]:
-        if self._worker is None:
-            self._worker = _Worker(self._threads, self._max_memory_mb + MEMORY_OVERHEAD_MB)
+    def _ask_twice(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
-            return self._worker.ask(request, self._wall_limit_s)
+            return self._ask(question)
+        except ReferenceCrashed:
+            return self._ask(question)
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self._worker is None:
+                memory = self._max_memory_mb + MEMORY_OVERHEAD_MB
+                self._worker = WorkerProcess(self._threads, memory)
+                if self._memory:
+                    self._send({"task": "restore", "state": self._memory})
+            return self._send(question)
         except BaseException:  # also a keyboard interrupt: an answer is then on its way
             self._stop()
             raise
+
+    def _send(self, question: dict[str, Any]) -> dict[str, Any]:
+        if self._worker is None:
+            raise ReferenceCrashed("the PySCF worker is gone.")
+        return self._worker.ask(json.dumps(question), self._wall_limit_s)
 
     def _stop(self) -> None:
         if self._worker is not None:
@@ -264,125 +297,4 @@ class PySCFReference:
             checks=answer["checks"],
             wall_seconds=seconds,
             versions=answer["versions"],
-        )
-
-
-def check_solvent(solvent: str) -> None:
-    """Refuse an implicit solvent that is not ``MODEL:WHICH`` with a model of `SOLVENT_MODELS`.
-
-    Raises
-    ------
-    InputError
-        Another model, or a dielectric constant that is none.
-    """
-    if not solvent:
-        return
-    model, _, which = solvent.partition(":")
-    usable = model in SOLVENT_MODELS and bool(which)
-    if usable and model != "smd":
-        try:
-            usable = float(which) > 1
-        except ValueError:
-            usable = False
-    if not usable:
-        raise InputError(
-            f"solvent {solvent!r} cannot be used; write c-pcm:EPSILON, ief-pcm:EPSILON or "
-            "smd:NAME, such as c-pcm:78.36 or smd:water. Other models' gradients are not reliable."
-        )
-
-
-def has_open_bonds(atoms: Atoms) -> bool:
-    """Tell whether some pair is too far apart for a bond and too near for strangers.
-
-    A pair without a bonded neighbour in common, 1.25 to 1.75 times the sum of
-    its covalent radii apart; or up to 2.7 times where both atoms lack a bond.
-    Nothing is wrong with such a geometry: the stability of its state is examined.
-    """
-    pairs = pairs_of(atoms.numbers)
-    if not len(pairs.radii_sum):
-        return False
-    ratio = pair_distances(atoms, pairs) / pairs.radii_sum
-    bonded = np.zeros((len(atoms), len(atoms)), dtype=bool)
-    bonded[pairs.first, pairs.second] = ratio < STRETCHED_RATIO
-    bonded |= bonded.T
-    shared = (bonded[pairs.first] & bonded[pairs.second]).any(axis=1)
-    wanted = np.array([NEIGHBOURS.get(int(number), 1) for number in atoms.numbers])
-    lacking = bonded.sum(axis=1) < wanted
-    both = lacking[pairs.first] & lacking[pairs.second]
-    apart = np.where(both, FAR_RATIO, OPEN_RATIO)
-    return bool(((ratio > STRETCHED_RATIO) & (ratio < apart) & ~shared).any())
-
-
-class _Worker:
-    """One child process, its pipes and its scratch folder."""
-
-    def __init__(self, threads: int, memory_limit_mb: int) -> None:
-        self._scratch = tempfile.TemporaryDirectory(
-            prefix="hybrid_calc_", ignore_cleanup_errors=True
-        )
-        self._errors = Path(self._scratch.name) / "stderr"
-        environment = os.environ | {
-            name: str(threads)
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
-        environment["PYSCF_TMPDIR"] = environment["TMPDIR"] = self._scratch.name
-        environment[SCRATCH] = self._scratch.name
-        environment[MEMORY_LIMIT] = str(memory_limit_mb)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # user's functions
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "hybrid_calc.reference.pyscf_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for the run, not for the SCF
-            )
-
-    def ask(self, request: str, wall_limit_s: float) -> dict[str, Any]:
-        """Send one request and wait for its answer."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise ReferenceCrashed("the PySCF worker has no pipes.")
-        try:
-            stdin.write(request.encode() + b"\n")
-            stdin.flush()
-        except BrokenPipeError as error:
-            raise self._crashed() from error
-        deadline = time.monotonic() + wall_limit_s
-        received = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(stdout, selectors.EVENT_READ)
-            while not received.endswith(b"\n"):
-                left = deadline - time.monotonic()
-                if not selector.select(min(max(0.0, left), LONGEST_WAIT_S)):
-                    if left > LONGEST_WAIT_S:
-                        continue
-                    raise ReferenceTimeout(
-                        f"the reference took longer than {wall_limit_s:g} s and was killed; "
-                        "raise reference.wall_limit_s or choose a cheaper level."
-                    )
-                chunk = os.read(stdout.fileno(), 1 << 20)
-                if not chunk:
-                    raise self._crashed()
-                received += chunk
-        answer: dict[str, Any] = json.loads(received)
-        return answer
-
-    def stop(self) -> None:
-        """Kill the process and remove its scratch folder."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # a question nobody read
-                    pipe.close()
-        self._scratch.cleanup()
-
-    def _crashed(self) -> ReferenceCrashed:
-        code = self._process.wait()
-        words = self._errors.read_text(errors="replace")[-LAST_WORDS:].strip()
-        return ReferenceCrashed(
-            f"the PySCF worker died with exit code {code}: {words or 'no last words'}",
-            details={"exit_code": code, "stderr": words},
         )

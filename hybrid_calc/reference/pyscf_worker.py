@@ -1,8 +1,10 @@
 """The process that runs PySCF: ``python -m hybrid_calc.reference.pyscf_worker``.
 
-One JSON object per line comes in on standard input (a geometry and a level),
-one per line goes out on the descriptor that was standard output at the start;
-whatever PySCF prints goes to standard error.  Numbers inside are in PySCF's
+One JSON object per line comes in on standard input, one per line goes out on
+the descriptor that was standard output at the start; whatever PySCF prints
+goes to standard error.  ``task`` says what is wanted:
+``label`` (of a geometry at a level), ``remember`` (solve it for its density
+alone), ``state`` and ``restore`` (of the densities remembered).  Numbers inside are in PySCF's
 units (hartree, bohr) and leave in eV and eV/A.  When standard input ends, as
 it does when the parent dies in whatever way, the process removes its scratch
 folder and ends at once, also in the middle of an SCF.
@@ -17,9 +19,11 @@ import resource
 import shutil
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hybrid_calc.reference.ladder import FIRST, WARM, ScfOutcome, climb
+from hybrid_calc.reference.spin import contamination, impure_spin
 from hybrid_calc.reference.warm_start import WarmStarts, is_sampled, key_of
 
 SCRATCH = "HYBRID_CALC_SCRATCH"
@@ -60,43 +64,53 @@ def _read(requests: queue.Queue[str]) -> None:
 
 def _answer(request: dict[str, Any], starts: WarmStarts) -> dict[str, Any]:
     try:
-        return solve(request, starts)
+        match request["task"]:
+            case "state":
+                return {"state": starts.state()}
+            case "restore":
+                starts.restore(request["state"])
+                return {}
+            case "remember":
+                failure = converge(request, starts).failure
+                return {"failed": str(failure)} if failure else {}
+            case _:
+                return solve(request, starts)
     except MemoryError:
         return {"failed": "out of memory; choose a smaller basis or raise max_memory_mb"}
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str, Any]:
-    """Return energy (eV), forces (eV/A) and checks of one geometry, or why there are none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converged:
+    """What came of the SCF of one request.
 
-    Parameters
+    Attributes
     ----------
-    request
-        ``numbers``, ``positions`` (A), ``charge``, ``multiplicity``, ``level``
-        (`LevelOfTheory.to_dict`), ``max_memory_mb``, ``warm_start``, ``seed``,
-        ``cold_share``, ``doubtful``, ``stability``, ``allow_unrestricted``.
-    starts
-        Densities of geometries before; None starts cold.
+    outcome
+        Of the ladder; None where something else failed.
+    failure
+        What to answer where there is no state; empty where there is one.
+    checks
+        Numbers for the label.
     """
-    import numpy as np
-    import pyscf
-    from ase.units import Bohr, Hartree
 
-    from hybrid_calc.reference.ladder import climb
-    from hybrid_calc.reference.pyscf_fields import (
-        build_field,
-        build_molecule,
-        forces_of,
-        missing_package,
-        small_gap_ev,
-    )
-    from hybrid_calc.reference.stability import examine
+    outcome: ScfOutcome | None = None
+    failure: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)
+
+
+def converge(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
+    """Solve the SCF of a request, warm where something is remembered, and remember it."""
+    import numpy as np
+    from ase.units import Hartree
+
+    from hybrid_calc.reference.pyscf_fields import build_field, build_molecule, missing_package
 
     level = request["level"]
     missing = missing_package(level)
     if missing:
-        return {"missing": missing}
+        return Converged(failure={"missing": missing})
     molecule = build_molecule(request)
     positions = np.array(request["positions"])
     key = key_of(request)
@@ -106,10 +120,10 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
         guess = starts.guess(key, positions, molecule.intor_symmetric("int1e_ovlp"))
     outcome = climb(lambda: build_field(molecule, level), guess)
     if outcome.field is None:
-        return {"not_converged": list(outcome.history), "cycles": outcome.cycles}
+        failure = {"not_converged": list(outcome.history), "cycles": outcome.cycles}
+        return Converged(failure=failure)
     checks: dict[str, float] = {}
-    warm = outcome.rung == "warm"
-    if warm and is_sampled(positions, request["seed"], request["cold_share"]):
+    if outcome.rung == WARM and is_sampled(positions, request["seed"], request["cold_share"]):
         cold = climb(lambda: build_field(molecule, level))
         if cold.field is not None:
             above = float(outcome.field.e_tot - cold.field.e_tot)
@@ -123,22 +137,60 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
         if "locked" in checks:
             starts.forget(key)
         starts.remember(key, positions, outcome.field)
+    return Converged(outcome=outcome, checks=checks)
+
+
+def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str, Any]:
+    """Return energy (eV), forces (eV/A) and checks of one geometry, or why there are none.
+
+    Parameters
+    ----------
+    request
+        ``numbers``, ``positions`` (A), ``charge``, ``multiplicity``, ``level``
+        (`LevelOfTheory.to_dict`), ``max_memory_mb``, ``warm_start``, ``seed``,
+        ``cold_share``, ``doubtful``, ``stability``, ``allow_unrestricted``,
+        ``max_spin_contamination``.
+    starts
+        Densities of geometries before; None starts cold.
+    """
+    import numpy as np
+    import pyscf
+    from ase.units import Bohr, Hartree
+
+    from hybrid_calc.reference.pyscf_fields import (
+        build_field,
+        build_molecule,
+        forces_of,
+        small_gap_ev,
+    )
+    from hybrid_calc.reference.stability import examine
+
+    converged = converge(request, starts)
+    outcome, checks = converged.outcome, dict(converged.checks)
+    if outcome is None:
+        return converged.failure
     doubtful = (
         request["doubtful"]
-        or outcome.rung not in {"warm", "diis"}
+        or outcome.rung not in {WARM, FIRST}
         or outcome.gap_ev < small_gap_ev(outcome.field)
-        or (np.ndim(outcome.field.mo_occ) == 2 and not warm)
+        or (np.ndim(outcome.field.mo_occ) == 2 and outcome.rung != WARM)
     )
     if request["stability"] == "always" or (doubtful and request["stability"] == "auto"):
         verdict = examine(
             outcome,
-            lambda: build_field(molecule, level, unrestricted=True),
+            lambda: build_field(build_molecule(request), request["level"], unrestricted=True),
             allow_unrestricted=request["allow_unrestricted"],
         )
         outcome = verdict.outcome
         checks |= verdict.checks
         if verdict.rejection:
             return {"multireference": verdict.rejection, "checks": checks}
+    multiplicity = request["multiplicity"]
+    checks["s_squared"] = outcome.s_squared
+    checks["spin_contamination"] = contamination(outcome.s_squared, multiplicity)
+    impure = impure_spin(outcome.s_squared, multiplicity, request["max_spin_contamination"])
+    if impure:
+        return {"multireference": impure, "checks": checks}
     return {
         "energy": float(outcome.field.e_tot) * Hartree,
         "forces": (forces_of(outcome.field) * (Hartree / Bohr)).tolist(),
@@ -148,7 +200,6 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
         | {
             "cycles": float(outcome.cycles),
             "gap_ev": outcome.gap_ev if np.isfinite(outcome.gap_ev) else -1.0,
-            "s_squared": outcome.s_squared,
         },
         "versions": {"pyscf": pyscf.__version__, "numpy": np.__version__},
     }

@@ -2,8 +2,8 @@
 
 An SCF that starts from the density of the step before takes half the cycles of
 one that starts from atoms.  Atomic orbitals move with the atoms, so densities
-are kept in Loewdin's orthogonal basis (S^1/2 D S^1/2), where they change slowly
-and may be added.  The new geometry is written as a combination of the last
+are kept in Loewdin's orthogonal basis (S^1/2 D S^1/2, as its occupied orbitals),
+where they change slowly and may be added.  The new geometry is written as a combination of the last
 ones (least squares, coefficients that add up to one), the densities are
 combined likewise, and the sum is made idempotent: on contiguous steps of MD
 that is an extrapolation, elsewhere a projection of the nearest.
@@ -11,7 +11,9 @@ that is an extrapolation, elsewhere a projection of the nearest.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
@@ -38,15 +40,23 @@ class Remembered:
     ----------
     positions
         A, shape (N, 3).
-    density
-        Of each spin in the orthogonal basis, shape (1 or 2, B, B); one for restricted states.
-    electrons
-        Of each spin.
+    orbitals
+        Occupied ones of each spin in the orthogonal basis, shape (B, electrons of the
+        spin) each; of one spin for restricted states.
     """
 
     positions: NDArray[np.float64]
-    density: NDArray[np.float64]
-    electrons: tuple[int, ...]
+    orbitals: tuple[NDArray[np.float64], ...]
+
+    @property
+    def density(self) -> NDArray[np.float64]:
+        """Of each spin in the orthogonal basis, shape (1 or 2, B, B)."""
+        return np.array([one @ one.T for one in self.orbitals])
+
+    @property
+    def electrons(self) -> tuple[int, ...]:
+        """Of each spin."""
+        return tuple(one.shape[1] for one in self.orbitals)
 
 
 class WarmStarts:
@@ -82,15 +92,13 @@ class WarmStarts:
     def remember(self, key: str, positions: NDArray[np.float64], field: Any) -> None:
         """Keep a converged state."""
         half = _power(field.get_ovlp(), 0.5)
-        occupations = np.asarray(field.mo_occ)
-        density = np.asarray(field.make_rdm1())
-        restricted = occupations.ndim == 1
-        spins = density[None] / 2 if restricted else density
-        filled = np.atleast_2d(occupations) > 0
+        occupations = np.atleast_2d(np.asarray(field.mo_occ))
+        coefficients = np.asarray(field.mo_coeff).reshape(len(occupations), *half.shape[:1], -1)
         one = Remembered(
             positions=np.array(positions, dtype=np.float64),
-            density=half @ spins @ half,
-            electrons=tuple(int(each.sum()) for each in filled),
+            orbitals=tuple(
+                half @ c[:, filled] for c, filled in zip(coefficients, occupations > 0, strict=True)
+            ),
         )
         known = self._known.setdefault(key, deque(maxlen=REMEMBERED_GEOMETRIES))
         known.append(one)
@@ -101,6 +109,35 @@ class WarmStarts:
     def forget(self, key: str) -> None:
         """Drop what is remembered under a key."""
         self._known.pop(key, None)
+
+    def state(self) -> str:
+        """Return everything, to the bit: numpy's npz in base64."""
+        arrays: dict[str, NDArray[Any]] = {"keys": np.array(list(self._known), dtype=np.str_)}
+        for row, known in enumerate(self._known.values()):
+            for place, one in enumerate(known):
+                arrays[f"{row}.{place}.positions"] = one.positions
+                for spin, orbitals in enumerate(one.orbitals):
+                    arrays[f"{row}.{place}.{spin}"] = orbitals
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)  # type: ignore[arg-type]
+        return base64.b64encode(packed.getvalue()).decode()
+
+    def restore(self, state: str) -> None:
+        """Take back what `state` returned."""
+        self._known.clear()
+        with np.load(io.BytesIO(base64.b64decode(state)), allow_pickle=False) as arrays:
+            for row, key in enumerate(arrays["keys"].tolist()):
+                known: deque[Remembered] = deque(maxlen=REMEMBERED_GEOMETRIES)
+                while f"{row}.{len(known)}.positions" in arrays:
+                    name = f"{row}.{len(known)}"
+                    spins = [spin for spin in (0, 1) if f"{name}.{spin}" in arrays]
+                    known.append(
+                        Remembered(
+                            positions=arrays[f"{name}.positions"],
+                            orbitals=tuple(arrays[f"{name}.{spin}"] for spin in spins),
+                        )
+                    )
+                self._known[key] = known
 
 
 def key_of(request: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 NEEDED = ("ase", "torch", "mace-torch", "pyscf", "numpy", "h5py", "torchani")
-OPTIONAL = ("tblite", "pyscf-dispersion")
+OPTIONAL = ("tblite", "pyscf-dispersion", "sella")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ MOST_FREQUENCIES = 6
 
 def print_result(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the result of a job on one surface; nothing for other jobs."""
-    if summary.get("driver") != "surface":
-        return
+    if summary.get("driver") != "surface" or "files" not in summary:
+        return  # another driver, or not even a first label
     rows = _minimum(summary) if summary["task"] == "relax" else _barrier(summary)
     state = "confirmed by the reference" if summary["confirmed"] else "NOT CONFIRMED"
     table = Table(title=f"Result: {state}", show_header=False)
@@ -94,6 +94,7 @@ def _print_profile(console: Console, summary: Mapping[str, Any]) -> None:
     profile = summary["profile"]
     table = Table("image", "along the path, A", "energy, eV", "95 %, eV", "", title="Path")
     columns = ("distance_ang", "energy_ev", "half_width_95_ev", "labelled")
+    top = (profile["transition_state"] or {}).get("image")
     rows = zip(*(profile[name] for name in columns), strict=True)
     for image, (distance, energy, half, labelled) in enumerate(rows):
         table.add_row(
@@ -101,7 +102,7 @@ def _print_profile(console: Console, summary: Mapping[str, Any]) -> None:
             f"{distance:.2f}",
             "" if energy is None else f"{energy:.3f}",
             "" if half is None else f"+- {half:.3f}",
-            "label" if labelled else "surface",
+            "transition state" if image == top else "label" if labelled else "surface",
         )
     console.print(table)
 

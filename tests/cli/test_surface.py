@@ -228,6 +228,8 @@ def test_a_budget_of_nothing_can_be_resumed(jobs, tmp_path, ends, task):
     output = tmp_path / "run"
     settings = RELAX if task == "relax" else BAND
     assert jobs.run(output, "--set", "gate.budget=0", **settings).code == 4
+    assert summary_of(output)["confirmed"] is False
+    assert "budget" in summary_of(output)["missing"]
     with Trajectory(output / "trajectory.traj") as frames:
         assert len(frames) == 0
     more = ["--resume", "--set", "gate.budget=1"]
@@ -259,6 +261,25 @@ def test_a_run_of_one_driver_is_not_resumed_by_the_other(jobs, tmp_path):
     ended = jobs.run(output, "--resume", "--set", "relax.driver=ase", **RELAX)
     assert ended.code == 2
     assert "another driver" in ended.err
+
+
+def test_resuming_a_finished_run_as_it_is_changes_nothing(jobs, tmp_path):
+    output = tmp_path / "run"
+    jobs.run(output, **RELAX)
+    before, decisions = summary_of(output), decisions_of(output)
+    assert jobs.run(output, "--resume", **RELAX).code == 0
+    assert_same_result(summary_of(output), before)
+    assert decisions_of(output) == decisions
+
+
+def test_dynamics_leaves_a_frozen_atom_where_it_is(jobs, tmp_path):
+    output = tmp_path / "run"
+    fixed = {"molecule": "CH3OH", "fixed": [0]}
+    assert jobs.run(output, structure=fixed, md={"steps": 6, "ensemble": "nve"}).code == 0
+    frames = ase.io.read(output / "trajectory.traj", index=":")
+    assert len(frames) == 7
+    assert all(np.array_equal(one.positions[0], frames[0].positions[0]) for one in frames)
+    assert np.abs(frames[-1].positions[1] - frames[0].positions[1]).max() > 1e-3
 
 
 # --- signals and kills

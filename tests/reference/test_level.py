@@ -23,7 +23,7 @@ OTHER_VALUES = {
     "cart": False,
     "solvent": "water",
     "auxiliary_basis": "",
-    "grid_level": 4,
+    "grid_level": 3,
     "convergence_hartree": 1e-8,
     "project_net_force": False,
     "parameters": {"frozen_core": True},
@@ -59,9 +59,9 @@ def test_hash_is_the_same_in_another_process():
 
 
 def test_hash_of_the_default_level_is_the_one_stores_were_written_with():
-    # Pinned from the first release of this code: a store whose level hashes
-    # otherwise would be refused by its own program.
-    assert ANI_1X_LEVEL.hash == "18e2287e80c5d4ed"
+    # Pinned from the release that moved to grid 4 (18e2287e80c5d4ed with grid 3 before):
+    # a store whose level hashes otherwise would be refused by its own program.
+    assert ANI_1X_LEVEL.hash == "e87cfea7b83ceced"
 
 
 def test_order_of_parameters_does_not_matter():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -452,3 +453,83 @@ def test_worker_ends_when_its_parent_is_killed_in_the_middle_of_an_scf():
         parent.wait()
         if worker is not None and alive(worker):
             os.kill(worker, signal.SIGKILL)
+
+
+# Warm starts that survive
+
+
+def steps(count):
+    """Return contiguous geometries of methanol."""
+    atoms, moved = molecule("CH3OH"), []
+    for number in range(count):
+        moved.append(atoms.copy())
+        atoms.positions += 0.01 * np.sin(np.arange(18).reshape(6, 3) + number)
+    return moved
+
+
+def test_resumed_reference_gives_the_next_labels_to_the_bit(fresh):
+    frames = steps(5)
+    whole, first, second = fresh(), fresh(), fresh()
+    wanted = [whole.label(frame) for frame in frames]
+    for frame in frames[:2]:
+        first.label(frame)
+    state = json.loads(json.dumps(first.state()))
+    first.label(frames[2])  # killed here: this label is in a store, its density is gone
+    second.restore(state)
+    second.recall(frames[2])
+    for frame, label in zip(frames[3:], wanted[3:], strict=True):
+        again = second.label(frame)
+        assert (again.rung, again.energy) == ("warm", label.energy)
+        np.testing.assert_array_equal(again.forces, label.forces)
+
+
+def test_label_without_what_came_before_differs_in_its_last_bits(fresh):
+    # else the test above could not fail
+    frames = steps(3)
+    whole, late = fresh(), fresh()
+    wanted = [whole.label(frame) for frame in frames][-1]
+    assert late.label(frames[-1]).energy != wanted.energy
+
+
+def test_state_taken_before_the_geometries_to_recall_are_solved_again_has_them_in_it(fresh):
+    frames = steps(3)
+    whole, one, two = fresh(), fresh(), fresh()
+    wanted = [whole.label(frame) for frame in frames][-1]
+    one.restore({})
+    for frame in frames[:2]:
+        one.recall(frame)
+    two.restore(json.loads(json.dumps(one.state())))
+    assert two.label(frames[2]).energy == wanted.energy
+
+
+def test_reference_that_starts_cold_has_nothing_to_resume(fresh):
+    cold = fresh(warm_start=False)
+    cold.label(molecule("H2O"))
+    assert cold.state() == {}
+    cold.restore({})
+    cold.recall(molecule("H2O"))
+    assert cold.label(molecule("H2O")).rung == "diis"
+
+
+def test_state_of_a_worker_that_died_is_the_last_one_known(fresh, others):
+    reference = fresh()
+    reference.label(molecule("H2O"))
+    before = reference.state()
+    for pid in set(workers_of(os.getpid())) - others:
+        os.kill(pid, signal.SIGKILL)
+    atoms = molecule("H2O")
+    atoms.rattle(0.01, seed=1)
+    assert reference.state() == before
+    assert reference.label(atoms).rung == "warm"  # the new worker was told
+
+
+# Spin
+
+
+def test_doublet_mixed_with_a_quartet_is_refused(fresh):
+    # three hydrogen atoms in a row, far apart: two of one spin and one of the other
+    atoms = Atoms("H3", positions=[[0, 0, 0], [0, 0, 2.5], [0, 0, 5.0]], info={"spin": 2})
+    with pytest.raises(MultireferenceSuspected, match="multiplicity 2 has") as caught:
+        fresh().label(atoms)
+    assert caught.value.details["checks"]["spin_contamination"] == pytest.approx(1.0, abs=0.1)
+    assert fresh(max_spin_contamination=1.5).label(atoms).checks["s_squared"] > 1.5

@@ -42,6 +42,7 @@ def request_of(level, *, charge=0, multiplicity=1):
         "doubtful": False,
         "stability": "auto",
         "allow_unrestricted": True,
+        "max_spin_contamination": 0.3,
     }
 
 
