@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from hybrid_calc.drivers.neb import HybridNEB
     from hybrid_calc.drivers.relax import HybridRelax
     from hybrid_calc.flags.limits import FlagLimits
+    from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
     from hybrid_calc.gate.gate import Gate
+    from hybrid_calc.gate.scope import ScopeCard
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
     from hybrid_calc.reference.label import Label, Reference
@@ -36,6 +38,7 @@ __all__ = [
     "AniCommittee",
     "AseReference",
     "Committee",
+    "CommitteeCalibration",
     "CommitteeInfo",
     "Domain",
     "FlagLimits",
@@ -54,10 +57,12 @@ __all__ = [
     "PySCFReference",
     "Record",
     "Reference",
+    "ScopeCard",
     "Step",
     "ToyCommittee",
     "ToyReference",
     "gfn2_xtb",
+    "read_calibration",
 ]
 
 _HOMES = {
@@ -65,6 +70,7 @@ _HOMES = {
     "AniCommittee": "committee.ani",
     "AseReference": "reference.ase_backend",
     "Committee": "committee.prediction",
+    "CommitteeCalibration": "gate.calibration_file",
     "CommitteeInfo": "committee.prediction",
     "Domain": "committee.prediction",
     "FlagLimits": "flags.limits",
@@ -83,10 +89,12 @@ _HOMES = {
     "PySCFReference": "reference.pyscf_backend",
     "Record": "store.record",
     "Reference": "reference.label",
+    "ScopeCard": "gate.scope",
     "Step": "answer.step",
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",
+    "read_calibration": "gate.calibration_file",
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from hybrid_calc.errors import InputError, ReferenceFailed, StructureError
-from hybrid_calc.gate.annotation import Annotator
+from hybrid_calc.gate.annotation import Annotator, group_of
 from hybrid_calc.geometry import check_structure
 from hybrid_calc.reference.executor import Arrival, ExecutorReference
 from hybrid_calc.reference.label import Reference
@@ -134,7 +134,7 @@ def label_frames(
         for index, atoms in enumerate(frames):
             try:
                 check_structure(atoms)
-                annotation = annotator.annotate(atoms, _group_of(atoms))
+                annotation = annotator.annotate(atoms, group_of(atoms))
             except StructureError as error:
                 harvest.unusable[index] = str(error)
                 continue
@@ -163,7 +163,8 @@ def label_frames(
         meta = notes.pop(places[arrival.index]) | {
             "run": run,
             "source": source,
-            "reasons": [["farm", f"asked for by a label farm; {source}".rstrip("; ")]],
+            "reasons": [],  # no gate asked: labelled whatever they were
+            "asked_by": "label farm",
             "retries": arrival.retries,
             "place": arrival.place,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -216,15 +217,3 @@ def _refused(store: FrameStore) -> set[str]:
     columns = store.columns()
     rows = np.flatnonzero(columns.numbers["labelled"] == 0)
     return {question.decode() for question in columns.hashes["question"][rows].tolist()}
-
-
-def _group_of(atoms: Atoms) -> str:
-    """Return the group a frame says it belongs to; empty where it says nothing."""
-    for key in GROUP_KEYS:
-        if atoms.info.get(key) is not None:
-            return str(atoms.info[key])
-    return ""
-
-
-GROUP_KEYS = ("group", "trajectory", "run", "name")
-"""Keys of ``info`` that name what a frame belongs to."""

@@ -411,7 +411,7 @@ def test_levels_by_name_and_by_keys_are_the_same_level():
 
 def test_a_level_given_only_by_functional_and_basis_can_converge():
     level = LevelSettings(functional="pbe", basis="def2-svp").to_level()
-    assert level.grid_level == 3
+    assert level.grid_level == 4
     assert level.convergence_hartree == 1e-7
     assert level.program == "pyscf"
 

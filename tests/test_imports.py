@@ -27,7 +27,7 @@ LAYERS = (
     ("gate",),
     ("reference", "store"),
     ("answer",),
-    ("engine", "farm"),
+    ("engine", "farm", "intake"),
     ("calculator",),
     ("drivers",),
     ("training", "report"),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybrid_calc.cli.annotation import Graph, Temperature
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -171,6 +173,9 @@ def export(
     config: Annotated[
         Path | None, typer.Option(help="Settings file whose committee describes the frames.")
     ] = None,
+    energies: Annotated[
+        bool, typer.Option("--energies", help="Instead: energies without forces, as extended XYZ.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the validated frames for training MACE, for ASE, or the store as one archive."""
@@ -184,6 +189,10 @@ def export(
 
     store = open_existing(path)
     weights = _weights(weight or [])
+    if energies:
+        frames = export.export_energies(store.select(Query(regime=regime, run=run)), target)
+        print_exported(Console(), frames, target, "energies")
+        return
     to = to or _FORMATS.get(target.suffix, Format.EXTXYZ)
     query = Query(regime=regime, run=run, labelled=None if to is Format.ARCHIVE else True)
     places = places_of(store, query, part=part or "", min_steps=min_steps)
@@ -215,20 +224,50 @@ def import_(
     source: Annotated[
         Path, typer.Argument(help="Archive, ASE database, store, or any file ASE reads.")
     ],
+    *,
     level: Annotated[
         str | None, typer.Option(help="Level of theory where the file does not say it.")
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Instead of a level, in words: 'CCSD(T)-F12/cc-pVTZ-F12'."),
+    ] = None,
+    graph: Graph = None,
+    temperature: Temperature = None,
+    max_net_force: Annotated[
+        float, typer.Option(min=0, help="Largest net force on an isolated molecule, eV/A.")
+    ] = 0.1,
     as_json: AsJson = False,
 ) -> None:
-    """Put the frames of a file into a store; frames that are there already stay."""
-    from hybrid_calc.config.level import level_from_text
-    from hybrid_calc.report.store import print_merged
-    from hybrid_calc.store.frames import FrameStore
-    from hybrid_calc.store.importing import merge, read_frames
+    """Put the frames of a file into a store: checked, with regime and provenance.
 
-    frames = read_frames(source, None if level is None else level_from_text(level))
+    Frames that do not pass go to quarantine; those that are there already stay.
+    """
+    from rich.console import Console
+
+    from hybrid_calc.cli.annotation import annotator_from
+    from hybrid_calc.config.level import level_from_text
+    from hybrid_calc.errors import InputError
+    from hybrid_calc.intake import foreign_level, take_in
+    from hybrid_calc.report.store import print_intake, print_json
+    from hybrid_calc.store.frames import FrameStore
+
+    if level is not None and method is not None:
+        raise InputError("give --level or --method, not both.")
+    said = None if level is None else level_from_text(level)
+    said = foreign_level(method) if method is not None else said
     with FrameStore(path) as store:
-        print_merged({store.path.name: merge(store, frames)}, as_json=as_json)
+        intake = take_in(
+            source,
+            store,
+            said,
+            annotator=annotator_from(None, graph, temperature),
+            max_net_force_ev_per_ang=max_net_force,
+        )
+    if as_json:
+        print_json({path.name: intake.to_dict()})
+    else:
+        print_intake(Console(), path, intake.to_dict())
 
 
 @store_app.command("merge")

@@ -24,6 +24,7 @@ from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
 from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import (
     NO_MORE_LABELS,
+    NORMAL_95,
     AskReference,
     LabelBook,
     max_force,
@@ -32,7 +33,7 @@ from hybrid_calc.drivers.labelling import (
 from hybrid_calc.drivers.polish import Polish, polish_on_reference, require_sella
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
 from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
-from hybrid_calc.drivers.search import NORMAL_95, BarrierSearch
+from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import distance_between, turn_onto
 from hybrid_calc.errors import ReferenceFailed

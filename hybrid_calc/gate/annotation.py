@@ -34,10 +34,14 @@ from hybrid_calc.geometry import composition_of
 HYDROGEN, NEON = 1, 10
 STRETCHED_RATIO, OPEN_RATIO, FAR_RATIO = 1.25, 1.75, 2.2
 BENT_RATIOS = (1.12, 1.4, 1.6)
+BRIDGE_RATIO = 1.4
 """Distances over the sum of covalent radii that `open_bond_flags` judges by."""
 
 USUAL_BONDS = {1: 1, 6: 3, 7: 2, 8: 1, 9: 1, 14: 3, 15: 3, 16: 1, 17: 1, 35: 1, 53: 1}
 """Bonded neighbours below which an atom lacks a bond; of other elements nothing is expected."""
+
+GROUP_KEYS = ("group", "trajectory", "run")
+"""Keys of ``info`` that name what a frame belongs to."""
 
 JudgedBy = Literal["structure", "first", "isomer", "radii"]
 
@@ -143,9 +147,9 @@ class Annotator:
         solid = bool(atoms.pbc.all())
         return _Start(
             bonds=BondWatch(atoms.numbers, pairs, lengths, self._limits, None),
-            sites=(
-                Sites(atoms, self._limits.site_ratio, self._limits.site_margin) if solid else None
-            ),
+            sites=Sites(atoms, self._limits.site_ratio, self._limits.site_margin)
+            if solid
+            else None,
         )
 
     def _look(self, start: _Start, atoms: Atoms, distances: NDArray[np.float64]) -> list[Flag]:
@@ -164,6 +168,14 @@ class _Start:
     sites: Sites | None
 
 
+def group_of(atoms: Atoms) -> str:
+    """Return the group a frame says it belongs to; empty where it says nothing."""
+    for key in GROUP_KEYS:
+        if atoms.info.get(key) is not None:
+            return str(atoms.info[key])
+    return ""
+
+
 def open_bond_flags(
     distances: NDArray[np.float64], pairs: Pairs, numbers: NDArray[np.integer]
 ) -> tuple[Flag, ...]:
@@ -171,12 +183,13 @@ def open_bond_flags(
 
     In distances over the sum of covalent radii: pairs up to neon, or with an
     atom that lacks a bond, without a bonded neighbour in common from 1.25 to
-    1.75, or up to 2.2 where both atoms lack a bond; a hydrogen that has its
-    bond is no part of these, its neighbour is a hydrogen bond.  Pairs up to
+    1.75, or up to 2.2 where both atoms lack a bond or one has none at all; a
+    hydrogen that has its bond is no part of these, its neighbour is a hydrogen
+    bond.  Pairs up to
     neon with one bonded neighbour in common from 1.12 to 1.4 (with hydrogen to
     1.6): an angle too sharp for anything but a ring of three that opens or an
-    atom on its way along the bond.  Hydrogens with two bonds to ordinary
-    atoms: on their way from one to the other.  Pieces farther apart than all
+    atom on its way along the bond.  Hydrogens with two ordinary atoms nearer
+    than 1.4: on their way from one to the other.  Pieces farther apart than all
     that count as separate molecules.
 
     Parameters
@@ -203,6 +216,8 @@ def open_bond_flags(
     strangers = (shared > 0) | sated[pairs.first] | sated[pairs.second]
     both = lacking[pairs.first] & lacking[pairs.second]
     one = lacking[pairs.first] | lacking[pairs.second]
+    bare = lacking & (neighbours == 0)
+    both |= bare[pairs.first] | bare[pairs.second]
     small = (numbers <= NEON)[pairs.first] & (numbers <= NEON)[pairs.second]
     limit = np.where(both, FAR_RATIO, np.where(small | one, OPEN_RATIO, 0.0))
     apart = ~strangers & (ratio >= STRETCHED_RATIO) & (ratio < limit)
@@ -210,8 +225,11 @@ def open_bond_flags(
     bent_limit = np.where(hydrogen[pairs.first] | hydrogen[pairs.second], light, heavy)
     bent = small & (shared == 1) & (ratio >= lowest) & (ratio < bent_limit)
     ordinary = np.isin(numbers, list(USUAL_BONDS))
-    bridging = hydrogen & ((bonded & ordinary).sum(axis=1) > 1)
-    bridges = (ratio < STRETCHED_RATIO) & (bridging[pairs.first] | bridging[pairs.second])
+    near = np.zeros_like(bonded)
+    near[pairs.first, pairs.second] = ratio < BRIDGE_RATIO
+    near |= near.T
+    bridging = hydrogen & ((near & ordinary).sum(axis=1) > 1)
+    bridges = (ratio < BRIDGE_RATIO) & (bridging[pairs.first] | bridging[pairs.second])
     found = np.flatnonzero(apart | bent | bridges)
     if not len(found):
         return ()

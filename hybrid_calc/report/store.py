@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybrid_calc.store.columns import Columns
+from hybrid_calc.store.energy_only import is_energy_only
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query, matching
 from hybrid_calc.store.verify import Findings, Recomputed
@@ -23,17 +23,35 @@ from hybrid_calc.store.verify import Findings, Recomputed
 ROW_NUMBERS = ("atoms", "step", "energy", "force_error", "spread")
 ROW_WORDS = ("formula", "regime", "run")
 REJECTED_SHOWN = 20
+NO_COMMITTEE = "? (?)"
+"""What columns say of a frame that no committee looked at."""
 
 
 def summary(store: FrameStore) -> dict[str, Any]:
     """Return counts of a store: levels, molecules, committees, regimes; JSON-able."""
+    return _summary(store, _set_aside(store)[0])
+
+
+def _set_aside(store: FrameStore) -> tuple[int, list[str]]:
+    """Return how many energies without forces there are, and why the first frames were rejected."""
+    energies, rejected = 0, list[str]()
+    for record in store.select(Query(labelled=False)):
+        if is_energy_only(record):
+            energies += 1
+        elif len(rejected) < REJECTED_SHOWN:
+            rejected.append(f"rejected {record.identity}: {record.rejection}")
+    return energies, rejected
+
+
+def _summary(store: FrameStore, energy_only: int) -> dict[str, Any]:
     columns = store.columns()
     labelled = columns.numbers["labelled"].astype(bool)
     good = columns.take(labelled)
     return {
         "store": store.path.name,
         "validated": int(labelled.sum()),
-        "rejected": int((~labelled).sum()),
+        "rejected": int((~labelled).sum()) - energy_only,
+        "energy_only": energy_only,
         "levels": [{"name": str(level), "hash": level.hash} for level in store.levels],
         "molecules": dict(Counter(good.words("formula")).most_common()),
         "committees": dict(Counter(good.words("committee")).most_common()),
@@ -47,7 +65,8 @@ def summary(store: FrameStore) -> dict[str, Any]:
 
 def print_content(console: Console, store: FrameStore) -> None:
     """Print levels, regimes, committees and rejected frames; no validated frame is read."""
-    content = summary(store)
+    energies, rejected = _set_aside(store)
+    content = _summary(store, energies)
     console.print(
         f"{content['store']}: {content['validated']} validated frames, "
         f"{content['rejected']} rejected, {content['shards']} shards"
@@ -57,11 +76,14 @@ def print_content(console: Console, store: FrameStore) -> None:
         console.print(sentence, highlight=False, markup=False)
     for title, key in (("molecule", "molecules"), ("committee", "committees")):
         for name, frames in content[key].items():
+            if name == NO_COMMITTEE:
+                continue
             console.print(f"{title}: {name}, {frames} frames", highlight=False, markup=False)
     if content["regimes"]:
         console.print(_regimes_table(content["regimes"]))
-    for record in itertools.islice(store.select(Query(labelled=False)), REJECTED_SHOWN):
-        sentence = f"rejected {record.identity}: {record.rejection}"
+    if content["energy_only"]:
+        console.print(f"{content['energy_only']} energies without forces, kept apart")
+    for sentence in rejected:
         console.print(sentence, highlight=False, markup=False)
     if content["rejected"] > REJECTED_SHOWN:
         console.print(f"and {content['rejected'] - REJECTED_SHOWN} more rejected frames")
@@ -146,7 +168,7 @@ def print_rows(console: Console, count: int, rows: list[dict[str, object]]) -> N
 
 def print_exported(console: Console, frames: int, target: Path, to: str) -> None:
     """Print how many frames were written, and what reads them."""
-    kind = "" if to == "archive" else "validated "
+    kind = "" if to in {"archive", "energies"} else "validated "
     console.print(f"{frames} {kind}frames written to {target}", soft_wrap=True, markup=False)
     if to in {"extxyz", "mace-hdf5"}:
         elements = " --atomic_numbers '[1, 6, ...]'" if to == "mace-hdf5" else ""
@@ -176,6 +198,21 @@ def print_merged(counts: Mapping[str, tuple[int, int]], *, as_json: bool) -> Non
         return
     for name, (new, there) in counts.items():
         sys.stdout.write(f"{name}: {new} new frames, {there} were there already\n")
+
+
+def print_intake(console: Console, path: Path, content: Mapping[str, Any]) -> None:
+    """Print what became of the frames of a file."""
+    lines = [f"{path.name}: {content['new']} new frames, {content['there']} were there already"]
+    lines += [f"regime {name}: {frames} frames" for name, frames in content["regimes"].items()]
+    if content["energy_only"]:
+        lines.append(
+            f"{content['energy_only']} energies without forces, kept apart: "
+            f"hybrid-calc store export {path} FILE.xyz --energies"
+        )
+    lines += [f"in quarantine: {frames} frames, {why}" for why, frames in content["why"].items()]
+    lines += [f"left out: {sentence}" for sentence in content["unusable"]]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_compacted(store: FrameStore, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from ase.db import connect
 from hybrid_calc.errors import InputError
 from hybrid_calc.store.ase_io import ase_frame
 from hybrid_calc.store.block import batch_by
+from hybrid_calc.store.energy_only import energy_frames
 from hybrid_calc.store.record import Record
 
 HEADER_KEY = "hybrid_calc"
@@ -77,6 +78,23 @@ def export_extxyz(
         ase.io.write(path, images, format="extxyz", append=frames > 0)
         frames += len(batch)
     return _some(frames)
+
+
+def export_energies(records: Iterable[Record], path: Path) -> int:
+    """Write energies without forces as extended XYZ; return how many frames.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    frames = 0
+    for batch in batch_by(energy_frames(records), FRAMES_AT_ONCE):
+        ase.io.write(path, list(batch), format="extxyz", append=frames > 0)
+        frames += len(batch)
+    if not frames:
+        raise InputError("no frame is an energy without forces.")
+    return frames
 
 
 def export_mace_hdf5(
