@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from hybrid_calc.drivers.relax import HybridRelax
     from hybrid_calc.farm import label_frames
     from hybrid_calc.flags.limits import FlagLimits
+    from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
     from hybrid_calc.gate.gate import Gate
+    from hybrid_calc.gate.scope import ScopeCard
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
     from hybrid_calc.reference.executor import ExecutorReference
@@ -39,6 +41,7 @@ __all__ = [
     "AniCommittee",
     "AseReference",
     "Committee",
+    "CommitteeCalibration",
     "CommitteeInfo",
     "Domain",
     "ExecutorReference",
@@ -59,11 +62,13 @@ __all__ = [
     "PySCFReference",
     "Record",
     "Reference",
+    "ScopeCard",
     "Step",
     "ToyCommittee",
     "ToyReference",
     "gfn2_xtb",
     "label_frames",
+    "read_calibration",
 ]
 
 _HOMES = {
@@ -71,6 +76,7 @@ _HOMES = {
     "AniCommittee": "committee.ani",
     "AseReference": "reference.ase_backend",
     "Committee": "committee.prediction",
+    "CommitteeCalibration": "gate.calibration_file",
     "CommitteeInfo": "committee.prediction",
     "Domain": "committee.prediction",
     "ExecutorReference": "reference.executor",
@@ -91,11 +97,13 @@ _HOMES = {
     "PySCFReference": "reference.pyscf_backend",
     "Record": "store.record",
     "Reference": "reference.label",
+    "ScopeCard": "gate.scope",
     "Step": "answer.step",
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",
     "label_frames": "farm",
+    "read_calibration": "gate.calibration_file",
 }
 
 

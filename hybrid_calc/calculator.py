@@ -220,6 +220,7 @@ class HybridCalculator(HybridHandle):
                 gate=gate,
                 store=store,
                 limits=limits,
+                second_opinion=_second_opinion(gate.settings),
                 on_step=on_step,
             )
         )
@@ -233,3 +234,12 @@ class HybridCalculator(HybridHandle):
     def close(self) -> None:
         """End the reference's worker and bring the HDF5 file up to date."""
         self.engine.close()
+
+
+def _second_opinion(settings: GateSettings) -> Reference | None:
+    """Return the cheap method that flagged geometries are shown to, or None."""
+    if settings.second_opinion == "none":
+        return None
+    from hybrid_calc.reference.ase_backend import gfn2_xtb
+
+    return gfn2_xtb()

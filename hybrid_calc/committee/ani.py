@@ -92,6 +92,7 @@ class AniCommittee:
         self._species[numbers] = np.arange(len(numbers))
         self._reduced: dict[tuple[int, ...], tuple[ElementNetworks, ...]] = {}
         self._info = CommitteeInfo(
+            conservative=True,
             name=NAMES[model],
             identity=_digest(self._constants, self._networks, self._self_energies),
             size=len(self._networks[0].weights[0]),

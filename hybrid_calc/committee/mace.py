@@ -119,6 +119,7 @@ class MaceCommittee:
         self._builder = builder.to(precision, place)
         self._compiled = CompiledStack(self._stack, self._builder) if compile else None
         self._info = CommitteeInfo(
+            conservative=True,
             name=name,
             identity=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16],
             size=len(members),

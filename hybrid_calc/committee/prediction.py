@@ -115,6 +115,9 @@ class CommitteeInfo:
         Level of theory of its training data, or None where nobody knows.
     source
         Where the weights come from, in words.
+    conservative
+        Whether every member's forces are the gradient of its energy; None
+        where nobody knows.
     """
 
     name: str
@@ -124,6 +127,7 @@ class CommitteeInfo:
     cutoff: float | None = None
     level: LevelOfTheory | None = None
     source: str = ""
+    conservative: bool | None = None
 
 
 @runtime_checkable

@@ -114,6 +114,7 @@ class ToyCommittee:
         self._scales = 1 + 0.1 * perturbation * random.standard_normal(members)
         weights = np.concatenate([self._depths, self._scales])
         self._info = CommitteeInfo(
+            conservative=True,
             name="toy",
             identity=hashlib.sha256(weights.tobytes()).hexdigest()[:16],
             size=members,

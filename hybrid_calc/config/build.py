@@ -227,6 +227,7 @@ def reference_maker(
         cold_share=settings.cold_share,
         stability=settings.stability,
         when_unstable=settings.when_unstable,
+        max_spin_contamination=settings.max_spin_contamination,
     )
 
 

@@ -37,7 +37,7 @@ class LevelSettings(Settings):
     auxiliary_basis: LowerCase = Field(
         "auto", description="Density-fitting basis; auto is PySCF's choice, empty is no fitting."
     )
-    grid_level: int = Field(3, ge=0, le=9, description="PySCF's integration grid.")
+    grid_level: int = Field(4, ge=0, le=9, description="PySCF's integration grid.")
     convergence_hartree: float = Field(1e-7, gt=0, description="SCF energy convergence, hartree.")
     project_net_force: bool = Field(
         True, description="Remove the net force and torque that the grid leaves."

@@ -27,9 +27,9 @@ class PySCFSettings(Settings):
     max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")
     wall_limit_s: float = Field(3600.0, gt=0, description="Time for one label, s.")
     warm_start: bool = Field(
-        False,
-        description="Start from the densities of geometries before: labels then depend on them "
-        "within the SCF's convergence, and a resumed run is no longer the same to the bit.",
+        True,
+        description="Start from the densities of geometries before, in half the cycles: labels "
+        "then depend on them within the SCF's convergence. A resumed run has them back.",
     )
     cold_share: float = Field(
         0.03,
@@ -38,14 +38,21 @@ class PySCFSettings(Settings):
         description="Share of warm-started labels solved cold as well, to detect a locked state.",
     )
     stability: Literal["auto", "always", "never"] = Field(
-        "never",
+        "auto",
         description="Whether to ask if the state is a minimum; auto: where bonds look broken, "
-        "gaps are small, shells open. Each question costs one to three times the SCF.",
+        "gaps are small, shells open. never stays with the closed-shell state that a committee "
+        "like ANI-1x learned, also where it is eV above the lowest.",
     )
     when_unstable: Literal["unrestricted", "reject"] = Field(
         "unrestricted",
         description="What to do with an unstable restricted singlet: take the unrestricted state "
         "below it, or reject the label as multireference suspected.",
+    )
+    max_spin_contamination: float = Field(
+        0.3,
+        gt=0,
+        description="<S^2> above the value of the multiplicity beyond which a label is rejected; "
+        "a singlet may have one broken pair, which adds 1.",
     )
 
     executor: ExecutorSettings | None = Field(None, description=ELSEWHERE)

@@ -36,7 +36,8 @@ class SearchLimits:
     margin_ev
         An image may not, within its 95 % interval, rise above the barrier by more, eV.
     collapse_ang
-        A climbing image whose atoms all lie nearer to an end's has collapsed, A.
+        A climbing image whose atoms all lie nearer to an end's, and whose distances all
+        differ by less, has collapsed, A.
     collapse_ev
         So has one whose energy differs by less from the higher end's, eV.
     probe_ang
@@ -153,6 +154,8 @@ class Progress:
         Labels spent on refining this climbing image since they last made progress.
     force
         The reference's force there at that time, eV/A.
+    confirmations
+        Rounds spent on confirming this climbing image.
     setbacks
         How often that raised the reference's force, less how often it lowered it.
     breaks, collapses, detours, failures, stalls
@@ -180,6 +183,7 @@ class Progress:
     last: str = ""
     refinements: int = 0
     force: float = 0.0
+    confirmations: int = 0
     setbacks: int = 0
     breaks: int = 0
     collapses: int = 0

@@ -19,20 +19,31 @@ from hybrid_calc.drivers.barrier import Progress, SearchLimits
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import bonds_of, displacement_between, frozen_atoms
+from hybrid_calc.drivers.shape import (
+    bonds_of,
+    displacement_between,
+    distance_between,
+    frozen_atoms,
+)
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
 """With fewer labels between the ends the amplitude is not taken from labels alone."""
 
 BOLDER_AFTER = 4
-"""After so many stops of uncertain bands the limit of the std has doubled, and so on."""
+"""After so many stops of uncertain bands the limits have doubled, and so on."""
 
 RETREATS = 2
 """How often a refused geometry is moved down its forces and asked again."""
 
 RETREAT_ANG = 0.12
 """How far, A."""
+
+PATIENT_CONFIRMATIONS = 3
+"""After so many rounds about one saddle it is asked what it joins before all else."""
+
+NEAR_MINIMUM = 0.5
+"""An end of a downhill path with a smaller reference force is taken for a minimum, eV/A."""
 
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
@@ -41,6 +52,7 @@ CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
 PROBE = "confirmation: second mode"
 END = "confirmation: downhill end"
+DESCENT = "confirmation: on the way downhill"
 
 BandThrough = Callable[[Sequence[Atoms]], NDArray[np.float64]]
 """Interpolates a band (B, N, 3), A, between the ends through geometries between them."""
@@ -137,9 +149,8 @@ class BarrierSearch:
 
     def _search(self, surface: Surface) -> None:
         """Relax a band and label its climbing image, or the one it is least sure of."""
-        # A hard path would be learned image by image and its top never asked: grow bolder.
-        bold = 1.0 + self.progress.unsure / BOLDER_AFTER
-        band = self._band_on(surface, self._displaced(), bold * self.settings.max_std_ev)
+        most = self._boldness() * self.settings.max_std_ev
+        band = self._band_on(surface, self._displaced(), most)
         high = self._may_rise(band, surface)
         if band.unsure is not None:
             self.progress.unsure += 1
@@ -152,6 +163,13 @@ class BarrierSearch:
         else:
             here, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(here, surface)
+
+    def _boldness(self) -> float:
+        """Return how far limits are stretched.
+
+        Else a hard path is learned image by image, and its top never asked.
+        """
+        return 1.0 + self.progress.unsure / BOLDER_AFTER
 
     def _refine(self, surface: Surface, label: SurfaceLabel) -> None:
         """Walk to the saddle from the climbing image labelled last, on a better surface."""
@@ -171,6 +189,14 @@ class BarrierSearch:
             self.progress.doubt = f"the refit moved the barrier by {change:.3f} eV"
             self.progress.phase = "refine"
             return
+        self.progress.confirmations += 1
+        if self.progress.confirmations > PATIENT_CONFIRMATIONS:
+            # So uncertain a path may lead elsewhere: ask what the saddle joins first.
+            inflation = self.book.factor() / NORMAL_95
+            saddle = judge_saddle(self.template, surface, here, inflation=inflation)
+            maybe = saddle.verdict in ("first order", "undecided")
+            if maybe and not self._joined(surface, saddle):
+                return
         start = self._through(frames_at(self.template, here[None]))
         band = self._band_on(surface, start, self.settings.max_std_ev)
         self.progress.doubt = "the band through the climbing image is not confirmed"
@@ -213,6 +239,7 @@ class BarrierSearch:
             return
         self.progress.setbacks = max(0, self.progress.setbacks - 1)
         self.progress.saddle = label.positions.tolist()
+        self.progress.confirmations = 0
         doubts = []
         if force > self.settings.fmax_ev_per_ang:
             doubts.append(f"the reference's force at the climbing image is {force:.3f} eV/A")
@@ -224,7 +251,7 @@ class BarrierSearch:
         if self.progress.phase == "search" or force < PROGRESS * self.progress.force:
             self.progress.refinements = 0
             self.progress.force = force
-        near = force < self.limits.refine_ev_per_ang
+        near = force < self._boldness() * self.limits.refine_ev_per_ang
         self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
 
     def _ask(
@@ -272,8 +299,8 @@ class BarrierSearch:
             self.progress.push = saddle.modes[1].tolist()
             self.progress.last, self.progress.phase = "", "search"
             self.progress.doubt = "the climbing image has two negative modes"
-        else:
-            self._check_ends(self.book.surface(), saddle)
+        elif self._joined(self.book.surface(), saddle):
+            self.progress.done, self.progress.doubt = True, ""
 
     def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
         """Return the reference's curvature along the second mode, eV/A^2, for one label."""
@@ -282,20 +309,42 @@ class BarrierSearch:
         probe = self.book.ask(label.positions + step, PROBE, surface)
         return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
 
-    def _check_ends(self, surface: Surface, saddle: Saddle) -> None:
-        """Walk downhill on the surface to both sides; an unknown end earns a label."""
+    def _joined(self, surface: Surface, saddle: Saddle) -> bool:
+        """Walk downhill on the surface to both sides; what is not known there earns a label."""
         numbers = self.template.numbers
-        found = downhill_ends(self.template, surface, saddle)
+        anchors = [end.positions for end in self.ends]
+        limit = self.settings.max_std_ev
+        found = downhill_ends(self.template, surface, saddle, anchors, max_std=limit)
+        if any(one.unsure for one in found):
+            self.progress.doubt = "the way downhill from the climbing image is uncertain"
+            for one in found:
+                if one.unsure:
+                    self._ask(one.positions, DESCENT, surface)
+            return False
         wanted = [bonds_of(numbers, end.positions) for end in self.ends]
-        got = [bonds_of(numbers, one) for one in found]
+        got = [bonds_of(numbers, one.positions) for one in found]
         if got in (wanted, wanted[::-1]):
-            self.progress.done, self.progress.doubt = True, ""
-            return
+            return True
         self.progress.detours += 1
-        self.progress.doubt = "downhill from the climbing image lie other ends than asked for"
+        height = self._relative(surface, saddle.positions)
+        words, sure = [], True
         for one, bonds in zip(found, got, strict=True):
-            if bonds not in wanted:
-                self._ask(one, END, surface)
+            if bonds in wanted:
+                words.append(("reactant", "product")[wanted.index(bonds)])
+                continue
+            label = self._ask(one.positions, END, surface)
+            sure &= label is not None and max_force(self.template, label) < NEAR_MINIMUM
+            energy = self._relative(surface, one.positions)
+            if label is not None:
+                energy = label.energy - self.ends[0].energy
+            words.append(f"another minimum at {energy:.2f} eV ({_changes(wanted[0], bonds)})")
+        if sure:  # no further label would change that
+            self.progress.detours = self.limits.max_detours + 1
+        self.progress.doubt = (
+            f"the saddle at {height:.3f} eV joins {words[0]} and {words[1]}; "
+            "relax what lies between and search every step by itself"
+        )
+        return False
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
         self.progress.collapses += 1
@@ -308,7 +357,9 @@ class BarrierSearch:
         self._learn(surface)
 
     def _beside_an_end(self, here: NDArray[np.float64], surface: Surface) -> bool:
-        near = min(displacement_between(here, end.positions) for end in self.ends)
+        # Superposed, a light atom's way is shared by all; a mirror image has equal distances.
+        measures = (displacement_between, distance_between)
+        near = min(max(far(here, end.positions) for far in measures) for end in self.ends)
         highest = max(self._relative(surface, end.positions) for end in self.ends)
         lifted = self._relative(surface, here) - highest
         return near < self.limits.collapse_ang or lifted < self.limits.collapse_ev
@@ -351,3 +402,13 @@ class BarrierSearch:
         """Return the surface's energy above the reactant's label, eV."""
         energies, _ = evaluate_surface(surface, positions[None])
         return float(energies[0]) - self.ends[0].energy
+
+
+def _changes(before: frozenset[tuple[int, int]], after: frozenset[tuple[int, int]]) -> str:
+    """Say which bonds differ from the reactant's."""
+    parts = [
+        f"bond {first}-{second} {what}"
+        for what, bonds in (("formed", after - before), ("broken", before - after))
+        for first, second in sorted(bonds)
+    ]
+    return ", ".join(parts) or "the reactant's bonds"

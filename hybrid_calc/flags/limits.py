@@ -94,3 +94,9 @@ class FlagLimits(BaseModel):
     small_gap_ev: float = Field(
         1.0, ge=0, description="Gap of a label's state below which it is flagged, eV."
     )
+    antisymmetry: float = Field(
+        0.01,
+        gt=0,
+        description="Antisymmetric share of the Jacobian of forces that are not known to be a "
+        "gradient, above which they are flagged.",
+    )

@@ -52,6 +52,7 @@ def observe(
     *,
     novelty: NDArray[np.float64] | None = None,
     ranges: TrainingRanges | None = None,
+    second_opinion: NDArray[np.float64] | None = None,
 ) -> Observation:
     """Return what the gate knows of a geometry.
 
@@ -68,6 +69,8 @@ def observe(
         Of each atom, shape (N,), from the committee's calibration; None where unknown.
     ranges
         Of the training frames; a force beyond them raises a soft flag.
+    second_opinion
+        Forces of another method, eV/A, shape (N, 3); None where nobody was asked.
     """
     signals, atoms = ({}, {}) if prediction is None else committee_signals(prediction)
     if novelty is not None:
@@ -76,6 +79,10 @@ def observe(
         signals["novelty"] = worst
         if worst in values:
             atoms["novelty"] = values.index(worst)
+    if second_opinion is not None and prediction is not None:
+        apart = np.linalg.norm(second_opinion - prediction.mean_forces, axis=1)
+        atoms["second_opinion"] = int(apart.argmax())
+        signals["second_opinion"] = float(apart.max())
     report = survey.report
     if ranges is not None and signals:
         report = report.plus(large_force(signals["largest_force"], atoms["largest_force"], ranges))

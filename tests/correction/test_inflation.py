@@ -42,6 +42,13 @@ def test_coverage_in_runs_of_ten_forecasts(scale):
     assert np.mean(hits) > 0.94
 
 
+def test_the_first_interval_is_generous_to_scores_of_the_assumed_scale():
+    scores = np.random.default_rng(1).normal(0, PRIOR_SCALE, 4000)
+    share = np.mean(np.abs(scores) <= interval_factor([]))
+    # t(0.975, 4) is 2.776; a normal score lies within that with 99.45 %.
+    assert share == pytest.approx(0.9945, abs=0.004)
+
+
 def test_a_forecast_knows_its_score_and_survives_json():
     one = Forecast(predicted=1.0, observed=1.3, std=0.1, half_width=0.2)
     assert one.z_score == pytest.approx(3.0)

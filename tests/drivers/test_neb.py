@@ -10,8 +10,16 @@ from ase.constraints import FixAtoms
 from hybrid_calc.drivers.band import idpp_band
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import displacement_between, distance_between
 from hybrid_calc.errors import StructureError
-from tests.drivers.conftest import Reference, committee_of, folded, numerical, transfer
+from tests.drivers.conftest import (
+    Reference,
+    committee_of,
+    distance,
+    folded,
+    numerical,
+    transfer,
+)
 
 QUICK = NebSettings(images=7)
 
@@ -76,6 +84,36 @@ def test_a_band_without_a_barrier_is_a_collapse_not_a_result(ends):
     result = HybridNEB(reactant, other, committee_of(near), Reference(transfer), QUICK).run()
     assert not result.confirmed
     assert "collapsing" in result.missing
+
+
+def stepwise(positions):
+    """A transfer in two steps: minima at s = -1, 0 and 1, both barriers 0.8 eV."""
+    r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
+    s = r02 - r12
+    # s^2 (1 - s^2)^2 is 4/27 at its maxima, s^2 = 1/3.
+    well = 0.8 * 27 / 4 * s**2 * (s**2 - 1) ** 2
+    return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.8) ** 2
+
+
+def test_a_saddle_that_joins_an_end_and_an_intermediate_is_named_not_accepted(ends):
+    def almost(positions):
+        return 0.9 * stepwise(positions)
+
+    reference = Reference(stepwise)
+    result = HybridNEB(*ends, committee_of(almost), reference, QUICK).run()
+    assert not result.confirmed
+    assert "another minimum at" in result.missing
+    assert "bond 0-2 broken" in result.missing or "bond 1-2 formed" in result.missing
+    assert result.interior_labels <= 20
+
+
+def test_an_inverted_pyramid_is_not_taken_for_the_pyramid():
+    flat = np.array([[0, 0, 0], [0.94, 0, 0], [-0.47, 0.814, 0], [-0.47, -0.814, 0]])
+    lifted = np.array([[0, 0, 0.38], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    up, down = flat + lifted, flat - lifted
+    assert distance_between(up, down) == pytest.approx(0.0, abs=1e-12)
+    assert displacement_between(up, down) > 0.3
+    assert displacement_between(up, up @ np.diag([-1.0, -1.0, 1.0]) + 2.0) < 1e-9
 
 
 def test_a_spent_budget_is_not_confirmed_and_says_so(ends):

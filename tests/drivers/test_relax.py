@@ -19,7 +19,7 @@ from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
-from tests.drivers.conftest import Reference, cluster, committee_of, numerical
+from tests.drivers.conftest import Reference, cluster, committee_of, distance, numerical
 
 
 def near(positions):
@@ -70,6 +70,18 @@ def test_a_frozen_atom_stays(start):
     assert result.confirmed
     for one in [*reference.asked, result.atoms.positions]:
         assert np.array_equal(one[[0, 3]], start.positions[[0, 3]])
+
+
+def test_a_hole_in_the_committee_is_not_fallen_into(start):
+    def with_a_hole(positions):
+        return near(positions) - 50 * np.exp(-((distance(positions, 0, 1) / 0.8) ** 2))
+
+    reference = Reference(cluster)
+    result = HybridRelax(start, committee_of(with_a_hole), reference).run()
+    assert result.confirmed
+    # 0.65 times two covalent radii of carbon, 0.76 A each.
+    for one in reference.asked:
+        assert distance(one, 0, 1) > 0.988
 
 
 def test_after_the_cap_plain_bfgs_finishes_the_work(start):
@@ -154,6 +166,12 @@ def test_frequencies_of_a_minimum_are_those_of_its_hessian(start, source):
     assert found.imaginary == 0
     # hbar omega in eV is 1 / 8065.54 of the wavenumber
     assert found.zero_point_energy == pytest.approx(found.frequencies.sum() / 8065.54 / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("fmax", "noise"), [(0.1, 5e-3), (0.05, 5e-3), (0.01, 1e-3)])
+def test_forces_are_taken_for_no_noisier_than_a_tenth_of_the_target(fmax, noise):
+    process = RelaxSettings(fmax_ev_per_ang=fmax).process
+    assert process.force_noise_ev_per_ang == pytest.approx(noise)
 
 
 def test_two_atoms_vibrate_at_the_root_of_stiffness_over_reduced_mass():
