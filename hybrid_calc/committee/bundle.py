@@ -249,7 +249,8 @@ def import_files(
     from hybrid_calc.committee.mace_files import read_models, untouched
 
     models, digests = read_models(paths, trust=trust)
-    original = MaceCommittee(models)
+    # Any charge and spin: the probe is a cluster of the elements, whatever electrons it has.
+    original = MaceCommittee(models, charges=None, multiplicities=None)
     with untouched():
         header = write_bundle(
             target,
@@ -260,7 +261,9 @@ def import_files(
             sources={Path(file).name: digest for file, digest in digests.items()},
         )
     frames = probe_frames(sorted(original.info.domain.elements or ()), original.info.cutoff or 5.0)
-    rebuilt = load_committee(target)
+    with untouched():
+        _, networks = read_bundle(target)
+    rebuilt = MaceCommittee(networks, charges=None, multiplicities=None)
     for before, after in zip(
         original.predict_many(frames), rebuilt.predict_many(frames), strict=True
     ):

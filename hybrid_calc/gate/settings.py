@@ -69,7 +69,11 @@ class GateSettings(BaseModel):
         "once it was uncertain.",
     )
     hysteresis_share: float = Field(
-        0.7, gt=0, le=1, description="Share of the threshold below which a step is calm."
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of the threshold below which a step is calm; up to the threshold it "
+        "is calm where the reference finds the committee right.",
     )
     policies: frozenset[Policy] = Field(
         PRESETS["all"],
@@ -78,8 +82,13 @@ class GateSettings(BaseModel):
     )
     second_opinion: Literal["none", "gfn2-xtb"] = Field(
         "none",
-        description="Ask GFN2-xTB about flagged geometries as well; how far its forces are from "
-        "the committee's is a signal that a calibration may use.",
+        description="Ask GFN2-xTB as well; how far its forces are from the committee's is a "
+        "signal that a calibration may use.",
+    )
+    second_opinion_for: Literal["flagged", "all"] = Field(
+        "flagged",
+        description="Which geometries it is asked about: those with a flag up, or all, which "
+        "costs about as much as a committee does.",
     )
     regimes: tuple[RegimeRule, ...] = Field(
         (), description="Regimes of your own, each a part of a parent."

@@ -34,7 +34,7 @@ def summary(store: FrameStore) -> dict[str, Any]:
 
 def _set_aside(store: FrameStore) -> tuple[int, list[str]]:
     """Return how many energies without forces there are, and why the first frames were rejected."""
-    energies, rejected = 0, []
+    energies, rejected = 0, list[str]()
     for record in store.select(Query(labelled=False)):
         if is_energy_only(record):
             energies += 1

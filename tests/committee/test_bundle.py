@@ -18,6 +18,7 @@ from hybrid_calc.committee.bundle import export_files, import_files, load_commit
 from hybrid_calc.committee.mace import MaceCommittee
 from hybrid_calc.errors import BundleError, CommitteeError, UntrustedFileError
 from hybrid_calc.reference.pyscf_backend import ANI_1X_LEVEL
+from tests.committee.mace_networks import random_mace
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +156,21 @@ def test_loading_leaves_torch_as_it_was(bundle):
     after = torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
+
+
+def test_files_whose_elements_add_up_to_a_radical_are_imported_too(tmp_path):
+    numbers = [1, 6, 7, 8]  # the probe's six atoms, H C N O H C, have an odd number of electrons
+    files = []
+    for seed in range(2):
+        network = random_mace(
+            seed,
+            atomic_numbers=numbers,
+            num_elements=len(numbers),
+            atomic_energies=np.array([-13.6, -1029.0, -1485.0, -2042.0]),
+        )
+        files.append(tmp_path / f"{seed}.model")
+        torch.save(network, files[-1])
+    import_files(files, tmp_path / "four.bundle", trust=True, name="four")
+    committee = load_committee(tmp_path / "four.bundle")
+    assert committee.info.domain.multiplicities == {1}
+    assert committee.predict(molecule("CH3CONH2")).energies.shape == (2,)

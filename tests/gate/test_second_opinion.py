@@ -11,8 +11,8 @@ from hybrid_calc.committee.spread import max_force_error
 from tests.scripted import hybrid, settings
 
 
-def answered(*, stretch, opinion="gfn2-xtb"):
-    calc = hybrid(settings(second_opinion=opinion))
+def answered(*, stretch, opinion="gfn2-xtb", **more):
+    calc = hybrid(settings(second_opinion=opinion, **more))
     start, atoms = molecule("H2O"), molecule("H2O")
     calc.start(start)
     atoms.set_distance(0, 1, stretch * atoms.get_distance(0, 1), fix=0)
@@ -37,6 +37,12 @@ def test_a_flagged_geometry_gets_the_distance_of_two_forces_as_a_signal():
 def test_no_other_geometry_and_nobody_who_did_not_ask_pays_for_it():
     assert "second_opinion" not in answered(stretch=1.0)[1].observation.signals
     assert "second_opinion" not in answered(stretch=1.4, opinion="none")[1].observation.signals
+
+
+def test_every_geometry_is_shown_to_it_where_the_user_says_so():
+    _, step = answered(stretch=1.0, second_opinion_for="all")
+    assert step.flags.names == ()
+    assert step.observation.signal("second_opinion") > 0
 
 
 def test_an_opinion_that_cannot_be_had_is_unknown():

@@ -1,0 +1,336 @@
+"""Whether what the gate promises is kept: thresholds, transfer, rules on the way, audits, scope.
+
+Whole trajectories are on one side of every split.  The gate is the real one,
+run over tables by `hybrid_calc.gate.replay`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import bench  # noqa: F401 - one thread, before numpy
+import numpy as np
+from gate_domain import Domain
+from gate_ranking import Loop, proxima, proxima_metric
+from gate_tables import Table
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from hybrid_calc.gate.calibration import missed_share_threshold, share_within
+from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.gate import CalibrationDoubtedWarning, ToleranceWarning
+from hybrid_calc.gate.labelled import LabelledFrames
+from hybrid_calc.gate.replay import replay
+from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.gate.scope_entry import band_of, scope_entries
+from hybrid_calc.gate.thresholds import calibrate_regimes
+
+warnings.simplefilter("ignore", ToleranceWarning)  # what they say is among the figures
+warnings.simplefilter("ignore", CalibrationDoubtedWarning)
+MISSED_SHARE = 0.1
+SPLITS = 20
+SECOND = "fused_second_opinion"
+REPLAYS = 500
+TEMPERATURES = ("300K", "600K", "1200K")
+Found = tuple[dict[str, float], dict[str, Any]]
+
+
+def calibrated(
+    domain: Domain,
+    tables: Sequence[Table],
+    fitting: Sequence[Table] = (),
+    *,
+    second: bool = False,
+) -> CommitteeCalibration:
+    """Return the calibration of these tables, as `hybrid-calc calibrate` makes it."""
+    frames = domain.labelled(tables, second=second)
+    others = None
+    if fitting:
+        others = domain.labelled(fitting, second=second)
+        apart = others.trajectories + frames.trajectories.max() + 1
+        others = dataclasses.replace(others, trajectories=apart)
+    force, energy = domain.tolerances
+    entries = calibrate_regimes(
+        frames,
+        others,
+        missed_share=MISSED_SHARE,
+        force_tolerance=force,
+        energy_tolerance=energy,
+        random=np.random.default_rng(0),
+    )
+    return CommitteeCalibration(
+        card=card_of(domain, frames),
+        level_hash="",
+        missed_share=MISSED_SHARE,
+        entries=entries,
+        novelty_model=domain.trained.novelty,
+    )
+
+
+def card_of(domain: Domain, frames: LabelledFrames) -> ScopeCard:
+    """Return the scope card of labelled frames."""
+    force, energy = domain.tolerances
+    return ScopeCard(
+        committee=domain.info.identity,
+        committee_name=domain.name,
+        level="known truth",
+        force_tolerance=force,
+        energy_tolerance=energy,
+        entries=scope_entries(frames, force_tolerance=force, energy_tolerance=energy),
+    )
+
+
+def parts(count: int, shares: Sequence[int], random: np.random.Generator) -> list[list[int]]:
+    """Deal the trajectories out, so many to each part in turn."""
+    order = random.permutation(count).tolist()
+    turn = [part for part, share in enumerate(shares) for _ in range(share)]
+    return [
+        [place for at, place in enumerate(order) if turn[at % len(turn)] == part]
+        for part in range(len(shares))
+    ]
+
+
+def thresholds(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
+    """Judge thresholds on trajectories of regimes they were calibrated in."""
+    del acetylacetone
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    splits = 5 if quick else SPLITS
+    for way in ("spread", "fused", SECOND):
+        rows = [split(gfn2, way, seed) for seed in range(splits)]
+        missed = np.array([row["missed"] for row in rows])
+        figures |= {
+            f"missed_share_calibrated_mean_{way}": float(missed.mean()),
+            f"missed_share_calibrated_upper_{way}": upper_bound(missed),
+            f"call_rate_over_bad_share_{way}": float(np.mean([row["price"] for row in rows])),
+            f"call_rate_calibrated_{way}": float(np.mean([row["asked"] for row in rows])),
+        }
+        details[way] = rows
+    for name in ("missed_share_calibrated_upper", "call_rate_over_bad_share"):
+        figures[name] = figures[f"{name}_fused"]  # what `hybrid-calc calibrate` makes
+    return figures, details
+
+
+def upper_bound(values: NDArray[np.float64]) -> float:
+    """Return the one-sided 95 % bound of a mean (Student's t)."""
+    half = student.ppf(0.95, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() + half)
+
+
+def split(domain: Domain, way: str, seed: int) -> dict[str, float]:
+    """Calibrate on some trajectories and judge on others, molecule by molecule and kind by kind."""
+    random = np.random.default_rng(seed)
+    sides: list[list[Table]] = [[], [], []]
+    shares = (0, 2, 1) if way == "spread" else (1, 1, 1)
+    for kind in domain.kinds:
+        same = [table for table in domain.tables if table.kind == kind]
+        for side, places in zip(sides, parts(len(same), shares, random), strict=True):
+            side += [same[place] for place in places]
+    fitting, calibrating, test = sides
+    calibration = calibrated(domain, calibrating, fitting, second=way == SECOND)
+    frames = domain.labelled(test, second=True)
+    bad = frames.excess(*domain.tolerances) > 1
+    asked = np.zeros(len(frames), dtype=bool)
+    covered = np.zeros(len(frames), dtype=bool)
+    regimes = np.array([str(regime) for regime in frames.regimes])
+    for entry in calibration.entries:
+        if entry.threshold is None:
+            continue
+        here = regimes == str(entry.regime)
+        columns = {name: values[here] for name, values in frames.signals.items()}
+        asked[here] = entry.score.probabilities(columns) >= entry.threshold
+        covered |= here
+    return {
+        "missed": float((~asked)[covered & bad].mean()),
+        "asked": float(asked[covered].mean()),
+        "price": float(asked[covered].mean() / bad[covered].mean()),
+        "covered": float(covered.mean()),
+    }
+
+
+def transfer(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
+    """Carry a threshold into regimes it was not calibrated in; the gate asks instead."""
+    del quick, acetylacetone
+    known = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
+    others = [table for table in gfn2.tables if table.kind not in ("300K", "600K")]
+    frames, strange = gfn2.labelled(known), gfn2.labelled(others)
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for name in ("force_spread", "relative_spread", "novelty", "energy_spread_per_atom"):
+        bad = frames.excess(*gfn2.tolerances) > 1
+        limit = missed_share_threshold(frames.signals[name][bad], MISSED_SHARE)
+        bad = strange.excess(*gfn2.tolerances) > 1
+        asked = strange.signals[name] >= (0.0 if limit is None else limit)
+        details[name] = {
+            "missed": float((~asked)[bad].mean()),
+            "asked": float(asked.mean()),
+            "bad": float(bad.mean()),
+        }
+    figures["missed_share_transferred_spread"] = details["force_spread"]["missed"]
+    calibration = calibrated(gfn2, known)
+    found = replay(gfn2.replayed(others), gfn2.gate(calibration, trust=False))
+    new = ~found.validated
+    figures["asked_share_uncalibrated"] = float(found.asked[new].mean())
+    figures["frames_uncalibrated"] = float(new.sum())
+    return figures, details
+
+
+def rules(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
+    """Let rules that decide on the way meet every trajectory: price and missed share."""
+    del acetylacetone, quick
+    tolerance = gfn2.tolerances[0]
+    details: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    ways = ("Proxima", "every tenth", "random tenth", "3 sigma", "ours", *PRESET_NAMES)
+    for kind in gfn2.kinds:
+        tables = [table for table in gfn2.tables if table.kind == kind]
+        for way in ways:
+            loops = [decide(way, gfn2, table, tolerance) for table in tables]
+            bad = np.concatenate([loop.bad for loop in loops])
+            asked = np.concatenate([loop.asked for loop in loops])
+            whole = Loop(asked=asked, bad=bad)
+            details[f"{kind} {way}"] = {
+                "calls": whole.call_rate,
+                "missed": whole.missed,
+                "wrong": float((bad & ~asked).mean()),
+                "bad": float(bad.mean()),
+            }
+    for way in ways:
+        rows = [details[f"{kind} {way}"] for kind in gfn2.kinds]
+        label = way.replace(" ", "_")
+        figures[f"call_rate_{label}"] = float(np.mean([row["calls"] for row in rows]))
+        figures[f"wrong_share_{label}"] = float(np.mean([row["wrong"] for row in rows]))
+    return figures, details
+
+
+PRESET_NAMES = ("uncertainty", "contradiction", "unseen")
+
+
+def decide(way: str, domain: Domain, table: Table, tolerance: float) -> Loop:
+    """Run one rule over one trajectory."""
+    bad, random = domain.bad(table), np.random.default_rng(table.seed)
+    if way == "Proxima":
+        metric = proxima_metric(table.forces)
+        return proxima(metric, table.force_errors, bad, target=tolerance, random=random)
+    if way == "every tenth":
+        return Loop(asked=np.arange(len(table)) % 10 == 0, bad=bad)
+    if way == "random tenth":
+        return Loop(asked=random.random(len(table)) < 0.1, bad=bad)
+    if way == "3 sigma":
+        spread = domain.signals[table.name]["force_spread"]
+        return Loop(asked=3 * spread > tolerance, bad=bad)
+    policies = "all" if way == "ours" else way
+    gate = domain.gate(policies=policies, seed=table.seed)
+    return Loop(asked=replay(domain.replayed([table]), gate).asked, bad=bad)
+
+
+def coverage(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
+    """Repeat a run with other audits: how often does the interval hold what was missed."""
+    del acetylacetone
+    tables = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
+    known = [table for table in tables if table.seed == 0]
+    calibration = calibrated(gfn2, known)
+    frames = gfn2.replayed([table for table in tables if table.seed == 1])[::3]
+    held, spent = [], []
+    for seed in range(50 if quick else REPLAYS):
+        found = replay(frames, gfn2.gate(calibration, policies="uncertainty", seed=seed))
+        held.append(found.missed.low <= found.missed_share <= found.missed.high)
+        spent.append(float(found.audited.mean()))
+    figures = {
+        "audit_interval_coverage": float(np.mean(held)),
+        "audit_share_of_steps": float(np.mean(spent)),
+    }
+    figures["audit_interval_coverage_low"] = figures["audit_interval_coverage"]
+    return figures, {"frames": len(frames)}
+
+
+def scope(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
+    """Compare every statement with frames of other trajectories, at several tolerances.
+
+    A statement is true where the fresh frames reach the share it claims, and
+    refuted where they exclude it with 95 % confidence (decorrelated frames).
+    """
+    random = np.random.default_rng(0)
+    claims: list[dict[str, Any]] = []
+    for domain in (gfn2, acetylacetone):
+        tables = [table for table in domain.tables if table.true_forces is not None]
+        frames = domain.labelled(tables)
+        kinds = [f"{table.molecule} {table.kind}" for table in tables for _ in range(len(table))]
+        _, runs = np.unique(kinds, return_inverse=True)
+        for factor in STRICTNESS:
+            limits = tuple(factor * tolerance for tolerance in domain.tolerances)
+            for _ in range(2 if quick else CARDS):
+                chosen = half(frames, runs, random)
+                claims += checked(frames.take(chosen), frames.take(~chosen), limits)
+    figures = {"scope_statements": float(len(claims))}
+    if claims:
+        figures["scope_statements_true_share"] = float(np.mean([c["true"] for c in claims]))
+        figures["scope_statements_refuted_share"] = float(np.mean([c["refuted"] for c in claims]))
+        for least in (2, 3, 5, 8):
+            many = [claim["true"] for claim in claims if claim["trajectories"] >= least]
+            if many:
+                figures[f"scope_statements_true_share_{least}_trajectories"] = float(np.mean(many))
+    return figures, {"claims": claims}
+
+
+STRICTNESS = (0.75, 1.0, 1.5, 2.5)
+"""Tolerances that statements are made for, in units of the domain's own."""
+CARDS = 20
+"""Cards of every tolerance, each from another half of the trajectories."""
+
+
+def half(
+    frames: LabelledFrames, runs: NDArray[np.integer], random: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return which frames belong to a random half of the trajectories of every run.
+
+    The other half are the same runs from other seeds, which is what a
+    statement speaks of.
+    """
+    chosen: list[int] = []
+    for run in np.unique(runs):
+        names = random.permutation(np.unique(frames.trajectories[runs == run]))
+        count = len(names) // 2 + int(len(names) % 2 and random.random() < 0.5)
+        chosen += names[:count].tolist()
+    return np.isin(frames.trajectories, chosen)
+
+
+def checked(
+    mine: LabelledFrames, fresh: LabelledFrames, limits: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Return every statement of a card with what fresh frames say about it."""
+    force, energy = limits
+    bands = [band_of(None if math.isnan(kelvin) else kelvin) for kelvin in fresh.temperatures]
+    rows = []
+    for entry in scope_entries(mine, force_tolerance=force, energy_tolerance=energy):
+        if entry.share is None:
+            continue
+        here = np.array(
+            [
+                regime == entry.regime and band == (entry.above, entry.up_to)
+                for regime, band in zip(fresh.regimes, bands, strict=True)
+            ]
+        )
+        if not here.any():
+            continue
+        there = fresh.take(here)
+        share = float((there.excess(force, energy) <= 1).mean())
+        bad = there.thinned(force, energy).excess(force, energy) > 1
+        best = 1 - share_within(len(bad), len(bad) - int(bad.sum()))  # upper bound of the share
+        rows.append(
+            {
+                "entry": entry.name,
+                "trajectories": entry.trajectories,
+                "frames": entry.frames,
+                "failures": entry.failures,
+                "claimed": entry.share,
+                "found": share,
+                "true": share >= entry.share,
+                "refuted": best < entry.share,
+            }
+        )
+    return rows
