@@ -36,6 +36,7 @@ from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
+from hybrid_calc.gate.calibration_file import CommitteeCalibration
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
@@ -87,6 +88,8 @@ class Engine:
     ------
     LevelMismatchError
         The store holds labels of another level than the reference's.
+    CalibrationError
+        The gate's calibration was made for another level or tolerance.
     """
 
     def __init__(
@@ -121,6 +124,14 @@ class Engine:
         self._versions = package_versions()
         self._late: set[str] = set()
         gate.bind(committee.info.identity)
+        calibration = gate.usable_calibration
+        if isinstance(calibration, CommitteeCalibration):
+            calibration.check(
+                committee=committee.info.identity,
+                level_hash=reference.level.hash,
+                force_tolerance=gate.settings.force_tolerance_ev_per_ang,
+                energy_tolerance=gate.settings.energy_tolerance_ev,
+            )
 
     def new_trajectory(self) -> Trajectory:
         """Return an empty memory for one more trajectory."""
@@ -234,10 +245,11 @@ class Engine:
             budget.spent = max(budget.spent, len(asked))
             budget.audits = max(budget.audits, audits)
 
-    def _recall(self, atoms: Atoms) -> None:
+    def _recall(self, atoms: Atoms, observation: Observation) -> None:
         """Let the reference know what it labelled after the state was written."""
         if isinstance(self.reference, ResumableReference):
-            self.reference.recall(atoms)
+            doubtful = bool(observation.report.of(Severity.REGIME))
+            self.reference.recall(atoms, doubtful=doubtful)
 
     def _answer(
         self,
@@ -352,7 +364,7 @@ class Engine:
             if known is not None:
                 self.tally.reused += 1
                 if self._late and geometry_key(atoms) in self._late:
-                    self._recall(atoms)
+                    self._recall(atoms, observation)
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
     from hybrid_calc.committee.prediction import Committee
     from hybrid_calc.gate.settings import GateSettings
+    from hybrid_calc.reference.level import LevelOfTheory
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 BUNDLE_SUFFIX = ".bundle"
@@ -64,7 +69,7 @@ def calibrate(
     from hybrid_calc.training.calibrate import calibrate as run
 
     store = open_existing(path)
-    known, gate = _committee(committee)
+    known, gate, mismatch = _committee(committee)
     changes = {
         "force_tolerance_ev_per_ang": force_tolerance,
         "energy_tolerance_ev": energy_tolerance,
@@ -76,8 +81,9 @@ def calibrate(
         parts=tuple(part or (CALIBRATION_PART,)),
         seed=seed,
         label_noise=_label_noise(store.levels, label_noise),
+        allow_level_mismatch=mismatch,
     )
-    frames = None if training is None else _training_frames(training)
+    frames = None if training is None else _training_frames(training, committee)
     try:
         found = run(
             store,
@@ -125,19 +131,20 @@ def scope(
         print_scope(Console(), card, run)
 
 
-def _committee(path: Path) -> tuple[Committee, GateSettings]:
-    """Return the committee of a bundle or settings file, and what it counts as bad."""
+def _committee(path: Path) -> tuple[Committee, GateSettings, bool]:
+    """Return a committee, what it counts as bad, and whether its level may differ."""
     from hybrid_calc.gate.settings import GateSettings
 
     if path.suffix == BUNDLE_SUFFIX:
         from hybrid_calc.committee.bundle import load_committee
 
-        return load_committee(path), GateSettings()
+        return load_committee(path), GateSettings(), False
     from hybrid_calc.config.build import build_committee
     from hybrid_calc.config.load import load_settings
 
     settings = load_settings(path)
-    return build_committee(settings.committee, path.absolute().parent), settings.gate
+    known = build_committee(settings.committee, path.absolute().parent)
+    return known, settings.gate, settings.allow_level_mismatch
 
 
 def _with(gate: GateSettings, changes: dict[str, float]) -> GateSettings:
@@ -152,11 +159,21 @@ def _with(gate: GateSettings, changes: dict[str, float]) -> GateSettings:
         raise InputError(f"a tolerance must be positive; got {changes}.") from error
 
 
-def _training_frames(path: Path) -> list:  # type: ignore[type-arg]
+def _training_frames(path: Path, committee: Path) -> list[Atoms]:
+    """Return the frames of a training file; it must be the one a bundle names, if it names one."""
     import ase.io
 
     from hybrid_calc.errors import InputError
 
+    if committee.suffix == BUNDLE_SUFFIX:
+        from hybrid_calc.committee.bundle import file_digest, read_header
+
+        named = read_header(committee).training_digest
+        if named and named != file_digest(path):
+            raise InputError(
+                f"{path} is not the file that {committee.name} was trained on (SHA-256 {named}); "
+                "give that one, or leave --training out."
+            )
     try:
         return list(ase.io.iread(path, index=":"))
     except Exception as error:  # ASE's readers raise whatever they meet
@@ -165,7 +182,7 @@ def _training_frames(path: Path) -> list:  # type: ignore[type-arg]
         ) from error
 
 
-def _label_noise(levels: tuple, given: float | None) -> float | None:  # type: ignore[type-arg]
+def _label_noise(levels: Sequence[LevelOfTheory], given: float | None) -> float | None:
     """Return what was given, else what was measured for the store's level."""
     from hybrid_calc.reference.recipes import RECIPES
 

@@ -271,7 +271,12 @@ def decorrelated_places(
 ) -> NDArray[np.int64]:
     """Return the places of frames that are independent of each other, increasing.
 
-    Within each trajectory, frames at least one correlation length apart.
+    Trajectories are laid end to end and every c-th frame is taken, c the
+    longest correlation length of any of them.  Each one's own length is not
+    safe: it is guessed from few frames, most of all where they are few, and
+    on trajectories of seven molecules statements made with it were true in
+    75 % of cases on fresh ones, with the longest in 90 % and more
+    (benchmarks/gate.py).
 
     Parameters
     ----------
@@ -282,13 +287,13 @@ def decorrelated_places(
     values
         Whose autocorrelation counts, the errors, shape (n,).
     """
-    chosen: list[int] = []
+    order = np.lexsort((steps, trajectories))
+    longest = 1.0
     for trajectory in np.unique(trajectories):
-        places = np.flatnonzero(trajectories == trajectory)
-        places = places[np.argsort(steps[places], kind="stable")]
-        apart = correlation_length(values[places])  # in labelled frames, however many steps apart
-        chosen += places[:: math.ceil(apart)].tolist()
-    return np.sort(np.array(chosen, dtype=np.int64))
+        row = order[trajectories[order] == trajectory]
+        longest = max(longest, correlation_length(values[row]))  # in labelled frames
+    stride = math.ceil(longest)
+    return np.sort(order[stride // 2 :: stride]).astype(np.int64)
 
 
 def split_groups(

@@ -150,9 +150,8 @@ class LabelledFrames:
     def thinned(self, force_tolerance: float, energy_tolerance: float) -> LabelledFrames:
         """Return frames that are independent of each other.
 
-        In every trajectory one labelled frame in so many as the errors'
-        autocorrelation says; which ones does not depend on their errors or
-        weights.
+        One in so many as the longest autocorrelation of the errors says; see
+        `decorrelated_places`.
         """
         excess = self.excess(force_tolerance, energy_tolerance)
         return self.take(decorrelated_places(self.trajectories, self.steps, excess))

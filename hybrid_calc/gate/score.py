@@ -44,15 +44,16 @@ class Score:
         Per unit of each signal's natural logarithm, none negative, shape (S,).
     bias
         Log-odds where every signal is 1.
-    gain
-        Gain in the area under the curve over the force spread alone, with its
-        95 % interval, on trajectories not fitted on; None where not tried.
+    gains
+        Of each signal that was tried beside those before it: name, gain in
+        the area under the curve on trajectories not fitted on, lower and
+        upper end of its 95 % interval.
     """
 
     signals: tuple[str, ...]
     weights: tuple[float, ...]
     bias: float
-    gain: tuple[float, float, float] | None = None
+    gains: tuple[tuple[str, float, float, float], ...] = ()
 
     def probability(self, signals: Mapping[str, float]) -> float:
         """Return the probability that a frame is bad; 1 where a signal is missing or NaN."""
@@ -82,18 +83,17 @@ class Score:
             "signals": list(self.signals),
             "weights": list(self.weights),
             "bias": self.bias,
-            "gain": None if self.gain is None else list(self.gain),
+            "gains": [list(gain) for gain in self.gains],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Score:
         """Rebuild a score from `to_dict`."""
-        gain = data["gain"]
         return cls(
             signals=tuple(data["signals"]),
             weights=tuple(data["weights"]),
             bias=data["bias"],
-            gain=None if gain is None else tuple(gain),
+            gains=tuple((name, estimate, low, high) for name, estimate, low, high in data["gains"]),
         )
 
 
@@ -177,16 +177,18 @@ def choose_score(
     tolerance: float,
     random: np.random.Generator,
 ) -> Score:
-    """Return the score of a regime: all signals where that is shown to help, else spread alone.
+    """Return the score of a regime: spread, and what is shown to help beside it.
 
-    Signals are shown to help when the gain in the area under the curve, on
-    trajectories that the model was not fitted on, has a 95 % bootstrap
-    interval (whole trajectories drawn) above zero.
+    Signals are tried one after another beside those kept so far.  One is kept
+    when its gain in the area under the curve, on trajectories that the model
+    was not fitted on, has a 95 % bootstrap interval (whole trajectories
+    drawn) above zero.
 
     Parameters
     ----------
     table, bad, weights
-        As for `fit_score`; `table` has the force spread.
+        As for `fit_score`; `table` has the force spread, and others in the
+        order in which they are tried.
     groups
         Trajectory, molecule or reaction of each frame, shape (n,).
     tolerance
@@ -202,19 +204,30 @@ def choose_score(
     enough = min(int(bad.sum()), int((~bad).sum())) >= MIN_CLASS
     if not enough or len(np.unique(groups)) < MIN_GROUPS or len(table) < 2:
         return plain
-    held = held_out_scores(table, bad, weights, groups, random)
-    if held is None:
-        return plain
-    spread = table[SPREAD]
+    kept = [SPREAD]
+    before = table[SPREAD]
+    gains: list[tuple[str, float, float, float]] = []
+    for name in (name for name in table if name != SPREAD):
+        tried = {key: table[key] for key in (*kept, name)}
+        held = held_out_scores(tried, bad, weights, groups, random)
+        if held is None:
+            continue
 
-    def gain(places: NDArray[np.intp]) -> float:
-        here = bad[places], weights[places]
-        return area_under_curve(held[places], *here) - area_under_curve(spread[places], *here)
+        def gain(
+            places: NDArray[np.intp],
+            new: NDArray[np.float64] = held,
+            old: NDArray[np.float64] = before,
+        ) -> float:
+            here = bad[places], weights[places]
+            return area_under_curve(new[places], *here) - area_under_curve(old[places], *here)
 
-    interval = bootstrap_interval(gain, groups, random)
-    fused = fit_score(table, bad, weights)
-    chosen = fused if interval[1] > 0 else plain
-    return Score(signals=chosen.signals, weights=chosen.weights, bias=chosen.bias, gain=interval)
+        estimate, low, high = map(_bounded, bootstrap_interval(gain, groups, random))
+        gains.append((name, estimate, low, high))
+        if low > 0:
+            kept.append(name)
+            before = held
+    score = fit_score({name: table[name] for name in kept}, bad, weights) if kept[1:] else plain
+    return Score(signals=score.signals, weights=score.weights, bias=score.bias, gains=tuple(gains))
 
 
 def held_out_scores(
@@ -245,6 +258,11 @@ def _logarithms(
 ) -> NDArray[np.float64]:
     columns = [np.log(np.clip(np.asarray(table[name], float), LOWEST, HIGHEST)) for name in names]
     return np.column_stack(columns)
+
+
+def _bounded(value: float) -> float:
+    """Return a number that JSON knows; no gain is larger than one."""
+    return min(max(value, -1.0), 1.0)
 
 
 def _logistic(log_odds: float) -> float:

@@ -11,8 +11,12 @@ from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.regime_entry import RegimeEntry
 from hybrid_calc.gate.score import SPREAD, Score, choose_score, spread_alone
 
-FUSED = (SPREAD, "novelty", "energy_spread_per_atom", "largest_force")
-"""Signals that a score may use, where all frames have them."""
+FUSED = (SPREAD, "novelty", "second_opinion")
+"""Signals that a score may use, in the order they are tried, where all frames have them.
+
+Energy spread and largest force made it worse on molecules not fitted on
+(benchmarks/gate.py).
+"""
 LEAST_SPREAD = 1e-9
 """Below which a spread is rounding, eV/A."""
 

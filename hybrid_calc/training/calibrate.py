@@ -56,6 +56,8 @@ class CalibrationPlan:
     label_noise
         How far labels are from the tight solution of their level, at most,
         eV/A; None where nobody measured it.
+    allow_level_mismatch
+        Calibrate although the committee was trained at another level of theory.
     """
 
     gate: GateSettings = field(default_factory=GateSettings)
@@ -63,6 +65,7 @@ class CalibrationPlan:
     parts: tuple[str, ...] = (CALIBRATION_PART,)
     seed: int = 0
     label_noise: float | None = None
+    allow_level_mismatch: bool = False
 
 
 def calibrate(
@@ -96,7 +99,7 @@ def calibrate(
     LevelMismatchError
         Its level is not the committee's.
     """
-    level, split = _level(store, committee), _split(store, plan.parts)
+    level, split = _level(store, committee, plan), _split(store, plan.parts)
     columns = store.columns()
     parts = np.array(split.part_of(columns), dtype=object)
     labelled = columns.numbers["labelled"].astype(bool)
@@ -166,14 +169,15 @@ def calibrate(
     )
 
 
-def _level(store: FrameStore, committee: Committee) -> LevelOfTheory:
+def _level(store: FrameStore, committee: Committee, plan: CalibrationPlan) -> LevelOfTheory:
     levels = store.levels
     if len(levels) != 1:
         raise InputError(
             f"{store.path.name} holds labels of {len(levels)} levels of theory; a calibration "
             "needs those of exactly one."
         )
-    check_levels(committee.info, levels[0])
+    if not plan.allow_level_mismatch:
+        check_levels(committee.info, levels[0])
     return levels[0]
 
 

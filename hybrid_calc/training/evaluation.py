@@ -28,6 +28,7 @@ from hybrid_calc.store.selection import trajectories
 FRAMES_AT_ONCE = 32
 SAME_GEOMETRY = 1e-4
 """Largest difference of any coordinate between a frame and its copy in a training file, A."""
+SECOND_OPINION = "second_opinion"
 REGIMES_UNKNOWN = frozenset({"", "unknown", "imported"})
 
 
@@ -161,7 +162,7 @@ def evaluate(
         temperature = record.meta.get("mean_temperature")
         (chosen if wanted else rows).add(
             record,
-            _signals(record, prediction, novelty),
+            _signals(record, prediction, committee, novelty),
             max_force_error(prediction.mean_forces, record.label.forces),
             abs(prediction.energy - record.label.energy - zero[1]),
             np.nan if temperature is None else float(temperature),
@@ -294,8 +295,13 @@ def _regime(record: Record) -> Regime:
     )
 
 
-def _signals(record: Record, prediction: Prediction, novelty: Novelty | None) -> dict[str, float]:
+def _signals(
+    record: Record, prediction: Prediction, committee: Committee, novelty: Novelty | None
+) -> dict[str, float]:
     signals, _ = committee_signals(prediction)
+    seen = (record.meta.get("observation") or {}).get("signals") or {}
+    if SECOND_OPINION in seen and _stored_answer(record, committee) is not None:
+        signals[SECOND_OPINION] = float(seen[SECOND_OPINION])  # on this committee's forces
     if novelty is not None and prediction.descriptors is not None:
         values = novelty.of_atoms(record.numbers.astype(np.int64), prediction.descriptors)
         signals["novelty"] = float(values.max())

@@ -57,6 +57,16 @@ def test_no_evidence_no_statement(good, bad):
     assert "no statement" in card.not_validated()[0]
 
 
+@pytest.mark.parametrize(("trajectories", "validated"), [(1, False), (4, False), (5, True)])
+def test_few_trajectories_support_no_statement_however_many_frames(trajectories, validated):
+    values = np.random.default_rng(0).uniform(0.01, 0.1, 200)
+    runs, steps = np.arange(200) % trajectories, np.arange(200)
+    card = card_of(frames_of(values, trajectories=runs, steps=steps))
+    assert card.covers(CALM, 300.0) == validated
+    words = " ".join(card.not_validated())
+    assert ("needs 5 trajectories at least" in words) != validated
+
+
 def test_an_empty_card_validates_nothing_and_names_everything():
     card = card_of(frames_of([]))
     assert card.entries == ()

@@ -112,8 +112,14 @@ def test_a_signal_that_points_the_wrong_way_gets_no_weight():
 def test_a_signal_that_helps_is_used_and_its_gain_is_kept():
     score = chosen(*frames(800, novelty_weight=2.0))
     assert score.signals == (SPREAD, "novelty")
-    assert score.gain is not None
-    assert score.gain[1] > 0
+    ((name, _, low, _),) = score.gains
+    assert name == "novelty"
+    assert low > 0
+    table, *rest = frames(800, novelty_weight=2.0)
+    table["useless"] = np.random.default_rng(7).lognormal(size=800)
+    score = chosen(table, *rest)
+    assert score.signals == (SPREAD, "novelty")
+    assert [name for name, *_ in score.gains] == ["novelty", "useless"]
 
 
 def test_signals_that_do_not_help_are_dropped():

@@ -134,7 +134,7 @@ def test_a_score_of_several_signals_is_fitted_on_other_trajectories_and_keeps_it
     entry = entries(POPULATION, FITTING)[0]
     assert entry.fitted
     assert set(entry.score.signals) == {"force_spread", "novelty"}
-    assert entry.score.gain[1] > 0
+    assert entry.score.gains[0][2] > 0
     known = entry.for_gate(0.1)
     assert known.unit == ""
     assert 0 < known.threshold < 1
