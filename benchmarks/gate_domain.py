@@ -104,18 +104,28 @@ class Domain:
         """Return which answers are wrong by more than the tolerance, shape (F,)."""
         return self.excess(table) > 1
 
-    def labelled(self, tables: Sequence[Table]) -> LabelledFrames:
-        """Return tables as calibration takes them; every frame is labelled."""
+    def labelled(self, tables: Sequence[Table], *, second: bool = False) -> LabelledFrames:
+        """Return tables as calibration takes them; every frame is labelled.
+
+        Parameters
+        ----------
+        tables
+            Which.
+        second
+            Whether a second opinion was asked everywhere; by default it is off.
+        """
         names = [table.name for table in tables]
         count = sum(map(len, tables))
         observations = [o for name in names for o in self.observations[name]]
-        gate_signals = self.signals[names[0]].keys() - {"flags"}
+        known = self.signals[names[0]].keys() - {"flags"}
+        if not second:
+            known = known - {"second_opinion"}
         return LabelledFrames(
             regimes=[o.regime for o in observations],
             molecules=[formula(table) for table in tables for _ in range(len(table))],
             signals={
                 key: np.concatenate([self.signals[name][key] for name in names])
-                for key in sorted(gate_signals)
+                for key in sorted(known)
             },
             force_errors=np.concatenate([table.force_errors for table in tables]),
             energy_errors=np.concatenate([table.energy_errors for table in tables]),

@@ -17,8 +17,7 @@ from gate_signals import CANDIDATES, ReliabilityHead
 from gate_tables import Table
 from numpy.typing import NDArray
 
-from hybrid_calc.gate.score import choose_score, fit_score
-from hybrid_calc.gate.thresholds import FUSED
+from hybrid_calc.gate.score import Score, choose_score, fit_score
 
 PLAIN = {
     "spread": "force_spread",
@@ -48,10 +47,11 @@ RANKERS = (
     "random",
     "Proxima's metric",
     *FITTED,
-    "fused",
-    "fused, all candidates",
+    "spread + novelty + energy + force",
+    "all candidates",
     "reliability head",
     "ours",
+    "ours with a second opinion",
 )
 
 
@@ -80,26 +80,31 @@ class Models:
     """Every ranker that must be fitted, fitted on these tables."""
 
     def __init__(self, domain: Domain, known: Sequence[Table]) -> None:
-        frames = domain.labelled(known)
+        frames = domain.labelled(known, second=True)
         bad = frames.excess(*domain.tolerances) > 1
         table = {name: np.maximum(values, 1e-6) for name, values in frames.signals.items()}
         both = bool(bad.any() and not bad.all())
 
-        def fitted(names: Sequence[str]):
+        def fitted(names: Sequence[str]) -> Score | None:
             chosen = {name: table[name] for name in names}
             return fit_score(chosen, bad, frames.weights) if both else None
 
         self.pairs = {name: fitted(signals) for name, signals in FITTED.items()}
-        self.fused = fitted(FUSED)
+        self.four = fitted((SPREAD, "novelty", "energy_spread_per_atom", "largest_force"))
         self.everything = fitted(EVERYTHING)
-        self.ours = choose_score(
-            {name: table[name] for name in FUSED},
-            bad,
-            frames.weights,
-            frames.trajectories,
-            tolerance=domain.tolerances[0],
-            random=np.random.default_rng(0),
-        )
+
+        def chosen(names: Sequence[str]) -> Score:
+            return choose_score(
+                {name: table[name] for name in names},
+                bad,
+                frames.weights,
+                frames.trajectories,
+                tolerance=domain.tolerances[0],
+                random=np.random.default_rng(0),
+            )
+
+        self.ours = chosen((SPREAD, "novelty"))
+        self.ours_with_second = chosen((SPREAD, "novelty", "second_opinion"))
         self.head = ReliabilityHead(domain.trained)
         with_forces = [t for t in known if t.true_forces is not None]
         self.head.fit([(t, domain.atoms[t.name]) for t in with_forces])
@@ -110,7 +115,7 @@ def unit_of(
 ) -> Unit:
     """Return tables ranked together, by models fitted on the known ones."""
     models = models or Models(domain, known)
-    frames = domain.labelled(tables)
+    frames = domain.labelled(tables, second=True)
     columns = {name: np.maximum(values, 1e-6) for name, values in frames.signals.items()}
     flags = np.concatenate([domain.signals[table.name]["flags"] for table in tables])
     scores: dict[str, NDArray[np.float64]] = {name: columns[key] for name, key in PLAIN.items()}
@@ -119,9 +124,10 @@ def unit_of(
     scores["every-N"] = scores["random"] = np.zeros(len(frames))  # the share that is paid for
     scores["Proxima's metric"] = np.concatenate([proxima_metric(t.forces) for t in tables])
     fitted = dict(models.pairs) | {
-        "fused": models.fused,
-        "fused, all candidates": models.everything,
+        "spread + novelty + energy + force": models.four,
+        "all candidates": models.everything,
         "ours": models.ours,
+        "ours with a second opinion": models.ours_with_second,
     }
     for name, model in fitted.items():
         scores[name] = columns[SPREAD] if model is None else log_odds(model, columns)
@@ -138,7 +144,7 @@ def unit_of(
     )
 
 
-def log_odds(score, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+def log_odds(score: Score, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return a score's order before it is pressed between 0 and 1, where digits are lost."""
     logs = np.column_stack([np.log(columns[name]) for name in score.signals])
     return logs @ np.array(score.weights)
