@@ -83,7 +83,7 @@ def reference_of(level: str, cache: Path | None) -> Counted:
     if level == "xtb":
         return xtb_reference()
     if "dft" not in REFERENCES:
-        REFERENCES["dft"] = dft_reference(cache)
+        REFERENCES["dft"] = dft_reference(cache, warm_start=True)
     one = REFERENCES["dft"]
     return Counted(one.ask, one.level, one.cache)
 

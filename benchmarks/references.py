@@ -72,6 +72,8 @@ def xtb_reference() -> Counted:
 def dft_reference(cache: Path | None = None, *, warm_start: bool = False) -> Counted:
     """Real DFT at ANI-1x's own level, wB97X/6-31G(d) with Cartesian d functions.
 
+    Restricted throughout, as ANI-1x's labels are: barriers of one closed-shell surface.
+
     Parameters
     ----------
     cache
@@ -81,6 +83,6 @@ def dft_reference(cache: Path | None = None, *, warm_start: bool = False) -> Cou
     """
     from hybrid_calc.reference.pyscf_backend import PySCFReference
 
-    reference = PySCFReference(warm_start=warm_start)
+    reference = PySCFReference(warm_start=warm_start, stability="never")
     store = None if cache is None else FrameStore(cache)
     return Counted(reference.label, reference.level, store)

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from hybrid_calc.committee.toy import ToyCommittee
     from hybrid_calc.drivers.neb import HybridNEB
     from hybrid_calc.drivers.relax import HybridRelax
+    from hybrid_calc.farm import label_frames
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
     from hybrid_calc.gate.gate import Gate
     from hybrid_calc.gate.scope import ScopeCard
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
+    from hybrid_calc.reference.executor import ExecutorReference
     from hybrid_calc.reference.label import Label, Reference
     from hybrid_calc.reference.level import LevelOfTheory
+    from hybrid_calc.reference.local_executor import LocalExecutor
     from hybrid_calc.reference.pyscf_backend import PySCFReference
     from hybrid_calc.reference.recipes import ANI_1X_LEVEL
     from hybrid_calc.reference.toy import ToyReference
@@ -41,6 +44,7 @@ __all__ = [
     "CommitteeCalibration",
     "CommitteeInfo",
     "Domain",
+    "ExecutorReference",
     "FlagLimits",
     "FrameStore",
     "Gate",
@@ -51,6 +55,7 @@ __all__ = [
     "HybridRelax",
     "Label",
     "LevelOfTheory",
+    "LocalExecutor",
     "MaceCommittee",
     "MembersCommittee",
     "Prediction",
@@ -62,6 +67,7 @@ __all__ = [
     "ToyCommittee",
     "ToyReference",
     "gfn2_xtb",
+    "label_frames",
     "read_calibration",
 ]
 
@@ -73,6 +79,7 @@ _HOMES = {
     "CommitteeCalibration": "gate.calibration_file",
     "CommitteeInfo": "committee.prediction",
     "Domain": "committee.prediction",
+    "ExecutorReference": "reference.executor",
     "FlagLimits": "flags.limits",
     "FrameStore": "store.frames",
     "Gate": "gate.gate",
@@ -83,6 +90,7 @@ _HOMES = {
     "HybridRelax": "drivers.relax",
     "Label": "reference.label",
     "LevelOfTheory": "reference.level",
+    "LocalExecutor": "reference.local_executor",
     "MaceCommittee": "committee.mace",
     "MembersCommittee": "committee.members",
     "Prediction": "committee.prediction",
@@ -94,6 +102,7 @@ _HOMES = {
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",
+    "label_frames": "farm",
     "read_calibration": "gate.calibration_file",
 }
 

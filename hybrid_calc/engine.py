@@ -8,14 +8,12 @@ one at a time.
 from __future__ import annotations
 
 import datetime
-import platform
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from hybrid_calc.answer.alignment import Alignments
-from hybrid_calc.answer.step import Step, evidence_of
+from hybrid_calc.answer.recording import labelled_record, package_versions, rejected_record
+from hybrid_calc.answer.step import Step
 from hybrid_calc.answer.tally import Tally
 from hybrid_calc.answer.timing import timed
 from hybrid_calc.answer.trajectory import Trajectory
@@ -54,7 +53,6 @@ from hybrid_calc.geometry import (
 from hybrid_calc.reference.label import CarefulReference, Label, Reference, ResumableReference
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.query import Query
-from hybrid_calc.store.record import Record
 
 REMEMBERED_GEOMETRIES = 256
 """Answers kept for geometries that drivers ask for again."""
@@ -123,7 +121,7 @@ class Engine:
         self._ahead: dict[tuple[bytes, ...], Prediction] = {}
         self.pending: BaseException | None = None
         self._lock = threading.RLock()
-        self._versions = _versions()
+        self._versions = package_versions()
         self._late: set[str] = set()
         gate.bind(committee.info.identity)
         calibration = gate.usable_calibration
@@ -247,10 +245,11 @@ class Engine:
             budget.spent = max(budget.spent, len(asked))
             budget.audits = max(budget.audits, audits)
 
-    def _recall(self, atoms: Atoms) -> None:
+    def _recall(self, atoms: Atoms, observation: Observation) -> None:
         """Let the reference know what it labelled after the state was written."""
         if isinstance(self.reference, ResumableReference):
-            self.reference.recall(atoms)
+            doubtful = bool(observation.report.of(Severity.REGIME))
+            self.reference.recall(atoms, doubtful=doubtful)
 
     def _answer(
         self,
@@ -290,7 +289,9 @@ class Engine:
             )
         if label is not None and self.store is not None:
             with timed(seconds, "store"):
-                record = self._record(atoms, trajectory, step)
+                least = least_label_probability(self.gate.settings, decision)
+                more = self._provenance(trajectory) | {"least_label_probability": least}
+                record = labelled_record(atoms, step, level=self.reference.level, more=more)
                 self.store.append(record)
                 trajectory.parent = record.identity
         self.tally.add(step)
@@ -363,7 +364,7 @@ class Engine:
             if known is not None:
                 self.tally.reused += 1
                 if self._late and geometry_key(atoms) in self._late:
-                    self._recall(atoms)
+                    self._recall(atoms, observation)
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
@@ -373,14 +374,18 @@ class Engine:
             return self.reference.label(atoms)
         except ReferenceFailed as error:
             self.tally.failures += 1
-            self._quarantine(
-                atoms,
-                trajectory=trajectory,
-                prediction=prediction,
-                observation=observation,
-                decision=decision,
-                error=error,
-            )
+            if self.store is not None:
+                self.store.append(
+                    rejected_record(
+                        atoms,
+                        prediction=prediction,
+                        observation=observation,
+                        decision=decision,
+                        error=error,
+                        level=self.reference.level,
+                        more=self._provenance(trajectory),
+                    )
+                )
             hard = observation.report.of(Severity.HARD)
             tolerated = self.gate.settings.when_reference_fails == "continue"
             if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
@@ -406,7 +411,9 @@ class Engine:
             difference = zero.of_reference(label) - zero.of_committee(prediction)
             force_error = max_force_error(prediction.mean_forces, label.forces)
             energy_error = -difference
-            good = self.gate.learn(decision, observation, force_error, energy_error)
+            good = self.gate.learn(
+                decision, observation, force_error, energy_error, streak=trajectory.streak
+            )
         if label is not None and not (decision.is_audit and good):
             source = Source.REFERENCE
             energy, forces, stress = zero.of_reference(label), label.forces, label.stress
@@ -444,50 +451,6 @@ class Engine:
             seconds=seconds,
         )
 
-    def _record(self, atoms: Atoms, trajectory: Trajectory, step: Step) -> Record:
-        meta = step.to_dict() | evidence_of(step.decision, step.observation)
-        meta |= self._provenance(trajectory)
-        meta["least_label_probability"] = least_label_probability(self.gate.settings, step.decision)
-        del meta["seconds"]
-        return Record.of(
-            atoms,
-            level=self.reference.level,
-            label=step.label,
-            prediction=step.prediction,
-            meta=meta,
-        )
-
-    def _quarantine(
-        self,
-        atoms: Atoms,
-        *,
-        trajectory: Trajectory,
-        prediction: Prediction | None,
-        observation: Observation,
-        decision: Decision,
-        error: ReferenceFailed,
-    ) -> None:
-        """Keep what the reference could not answer, apart from every label."""
-        if self.store is None:
-            return
-        meta = {
-            "regime": str(decision.regime),
-            "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
-            "flags": [str(flag) for flag in observation.report.flags],
-            "audit_probability": decision.audit_probability,
-            "details": error.details,
-        } | evidence_of(decision, observation)
-        self.store.append(
-            Record.of(
-                atoms,
-                level=self.reference.level,
-                label=None,
-                rejection=f"{type(error).__name__}: {error}",
-                prediction=prediction,
-                meta=meta | self._provenance(trajectory),
-            )
-        )
-
     def _provenance(self, trajectory: Trajectory) -> dict[str, Any]:
         return {
             "run": self.run,
@@ -499,14 +462,3 @@ class Engine:
             "versions": self._versions,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what makes an answer."""
-    versions = {"python": platform.python_version()}
-    for package in ("hybrid_calc", "ase", "numpy", "torch", "mace-torch", "torchani", "pyscf"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

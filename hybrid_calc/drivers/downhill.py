@@ -120,7 +120,7 @@ def missing_of(found: list[DownhillEnd]) -> str:
 def _walk(book: LabelBook, saddle: SurfaceLabel) -> dict[str, Any]:
     surface = book.surface()
     judged = judge_saddle(book.template, surface, saddle.positions, inflation=1.0)
-    positions = np.array(downhill_ends(book.template, surface, judged))
+    positions = np.array([one.positions for one in downhill_ends(book.template, surface, judged)])
     energies, _ = evaluate_surface(surface, positions)
     return {"positions": positions.tolist(), "energies": energies.tolist()}
 

@@ -19,20 +19,18 @@ from hybrid_calc.correction.surface import (
 )
 from hybrid_calc.drivers.band import idpp_band
 from hybrid_calc.drivers.barrier import NEBResult, Progress, SearchLimits
-from hybrid_calc.drivers.downhill import DownhillEnd, label_downhill_ends, missing_of
 from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
+from hybrid_calc.drivers.finish import Finish
 from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import (
     NO_MORE_LABELS,
-    NORMAL_95,
     AskReference,
     LabelBook,
     max_force,
     near_path,
 )
-from hybrid_calc.drivers.polish import Polish, polish_on_reference, require_sella
+from hybrid_calc.drivers.polish import require_sella
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
-from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
 from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import distance_between, turn_onto
@@ -100,8 +98,7 @@ class HybridNEB:
         self._label = label
         self._save = save
         self._begun: dict[str, Any] = {}
-        self._polish: Polish | None = None
-        self._downhill: list[DownhillEnd] = []
+        self._finish = Finish(self.book, self.settings, self._begun, self._record)
         if self.settings.polish == "sella":
             require_sella()
 
@@ -146,7 +143,7 @@ class HybridNEB:
         """Go back to what `state` returned."""
         self.book.restore(state["book"])
         self.progress = Progress(**state["progress"])
-        self._begun = dict(state["begun"])
+        self._begun.update(state["begun"])
 
     def run(self) -> NEBResult:
         """Search.
@@ -171,65 +168,15 @@ class HybridNEB:
                 self._record()
                 missing = search.patience()
             if self.progress.done:
-                missing = self._finish(search)
+                label = search.saddle_label()
+                if label is None:
+                    raise ReferenceFailed("a confirmed transition state has no label.")
+                missing = self._finish.run(label, search.ends)
         except NO_MORE_LABELS as error:
             missing.append(f"the reference gave no more labels: {error}")
         if missing and self.progress.doubt:
             missing.append(self.progress.doubt)
         return self._result("; ".join(missing), ends, search)
-
-    def _finish(self, search: BarrierSearch) -> list[str]:
-        """Do what is wanted once the transition state is confirmed; return what is missing."""
-        missing = []
-        label = search.saddle_label()
-        if label is None:
-            raise ReferenceFailed("a confirmed transition state has no label.")
-        if self.settings.polish != "none":
-            label = self._polish_from(label)
-            if doubt := self._doubt_of(label):
-                missing.append(doubt)
-        if self.settings.label_downhill_ends:
-            rounds = self._begun.setdefault("downhill", [])
-            self._downhill = label_downhill_ends(
-                self.book, label, search.ends, rounds, self._record
-            )
-            if doubt := missing_of(self._downhill):
-                missing.append(doubt)
-        return missing
-
-    def _polish_from(self, label: SurfaceLabel) -> SurfaceLabel:
-        """Refine the transition state on the reference."""
-        if "hessian" not in self._begun:  # of the surface as it is now, for a resumed run too
-            self._begun["hessian"] = surface_hessian(self.book.surface(), label.positions).tolist()
-            self._record()
-        settings = self.settings
-        self._polish = polish_on_reference(
-            self.book,
-            label,
-            np.array(self._begun["hessian"]),
-            method="sella" if settings.polish == "sella" else "dimer",
-            fmax=settings.polish_fmax_ev_per_ang,
-            max_labels=settings.polish_labels,
-            record=self._record,
-        )
-        return self._polish.label
-
-    def _doubt_of(self, label: SurfaceLabel) -> str:
-        """Return what speaks against a refined transition state; empty where nothing does."""
-        polish = self._polish
-        if polish is not None and not polish.converged:
-            return (
-                f"polishing with {polish.method} ended at {polish.fmax:.3f} eV/A after "
-                f"{polish.labels} labels; raise neb.polish_labels"
-            )
-        inflation = self.book.factor() / NORMAL_95
-        saddle = judge_saddle(
-            self.reactant, self.book.surface(), label.positions, inflation=inflation
-        )
-        self.progress.curvatures = saddle.curvatures[:2].tolist()
-        if saddle.verdict in ("no saddle", "higher order"):
-            return f"polishing led to a point that is {saddle.verdict}"
-        return ""
 
     def _relax_end(self, name: str, atoms: Atoms) -> RelaxResult:
         def save(state: Mapping[str, Any]) -> None:
@@ -281,9 +228,7 @@ class HybridNEB:
         self, missing: str, ends: Mapping[str, RelaxResult], search: BarrierSearch
     ) -> NEBResult:
         low, high = (end.energy for end in search.ends)
-        label = search.saddle_label()
-        if label is not None and self._polish is not None:
-            label = self._polish.label
+        label = self._finish.label or search.saddle_label()
         barrier = float("nan") if label is None else label.energy - low
         surface = self.book.surface()
         path = search.last_positions
@@ -303,7 +248,7 @@ class HybridNEB:
             reaction_energy=high - low,
             transition_state=None if label is None else label.positions,
             transition_fmax=float("nan") if label is None else max_force(self.reactant, label),
-            curvatures=tuple(self.progress.curvatures),
+            curvatures=tuple(self._finish.curvatures or self.progress.curvatures),
             path=path,
             path_energies=energies - low,
             path_half_widths=wide,
@@ -316,8 +261,8 @@ class HybridNEB:
             reactant=ends["reactant"].atoms,
             product=ends["product"].atoms,
             prior=surface.prior,
-            polish=self._polish,
-            downhill=tuple(self._downhill),
+            polish=self._finish.polish,
+            downhill=self._finish.downhill,
         )
 
 

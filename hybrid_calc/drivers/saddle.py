@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,12 @@ from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.posterior import functional_std
-from hybrid_calc.correction.surface import Surface, SurfaceCalculator, evaluate_surface
+from hybrid_calc.correction.surface import (
+    Surface,
+    SurfaceCalculator,
+    evaluate_surface,
+    surface_std,
+)
 from hybrid_calc.drivers.shape import free_directions
 
 HESSIAN_STEP_ANG = 0.01
@@ -141,10 +147,52 @@ def judge_saddle(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descent:
+    """Where a walk downhill from a saddle ended.
+
+    Attributes
+    ----------
+    positions
+        Shape (N, 3), A.
+    unsure
+        Whether it was cut where the surface is too uncertain to go on.
+    """
+
+    positions: NDArray[np.float64]
+    unsure: bool
+
+
 def downhill_ends(
-    template: Atoms, surface: Surface, saddle: Saddle, *, push: float = 0.15, steps: int = 200
-) -> list[NDArray[np.float64]]:
-    """Relax on the surface from both sides of a saddle; two geometries (N, 3), A."""
+    template: Atoms,
+    surface: Surface,
+    saddle: Saddle,
+    anchors: Sequence[NDArray[np.float64]] = (),
+    *,
+    max_std: float = np.inf,
+    push: float = 0.15,
+    steps: int = 200,
+) -> list[Descent]:
+    """Relax on the surface from both sides of a saddle.
+
+    Parameters
+    ----------
+    template
+        The molecule with its constraints.
+    surface
+        Frozen.
+    saddle
+        Where to start.
+    anchors
+        Labelled geometries (N, 3), A, beside the saddle.
+    max_std
+        A walk is cut where the posterior std from the saddle and from every anchor passes
+        this, eV.
+    push
+        How far the first mode is followed, A.
+    steps
+        Of the optimiser.
+    """
     direction = saddle.modes[0] / np.linalg.norm(saddle.modes[0], axis=1).max()
     ends = []
     for sign in (1.0, -1.0):
@@ -152,8 +200,16 @@ def downhill_ends(
         start = saddle.positions + sign * push * direction
         frame.set_positions(start, apply_constraint=False)
         frame.calc = SurfaceCalculator(surface)
-        BFGS(frame, logfile=None, maxstep=0.1).run(fmax=0.05, steps=steps)
-        ends.append(np.array(frame.positions))
+        optimiser = BFGS(frame, logfile=None, maxstep=0.1)
+        unsure = False
+        for _ in optimiser.irun(fmax=0.05, steps=steps):
+            here = frame.positions[None]
+            origins = [saddle.positions, *anchors]
+            if np.isfinite(max_std) and optimiser.nsteps % 2:
+                unsure = min(surface_std(surface, here, one)[0] for one in origins) > max_std
+            if unsure:
+                break
+        ends.append(Descent(positions=np.array(frame.positions), unsure=unsure))
     return ends
 
 

@@ -52,6 +52,7 @@ CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
 PROBE = "confirmation: second mode"
 END = "confirmation: downhill end"
+DESCENT = "confirmation: on the way downhill"
 
 BandThrough = Callable[[Sequence[Atoms]], NDArray[np.float64]]
 """Interpolates a band (B, N, 3), A, between the ends through geometries between them."""
@@ -193,7 +194,8 @@ class BarrierSearch:
             # So uncertain a path may lead elsewhere: ask what the saddle joins first.
             inflation = self.book.factor() / NORMAL_95
             saddle = judge_saddle(self.template, surface, here, inflation=inflation)
-            if saddle.verdict == "first order" and not self._joined(surface, saddle):
+            maybe = saddle.verdict in ("first order", "undecided")
+            if maybe and not self._joined(surface, saddle):
                 return
         start = self._through(frames_at(self.template, here[None]))
         band = self._band_on(surface, start, self.settings.max_std_ev)
@@ -308,11 +310,19 @@ class BarrierSearch:
         return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
 
     def _joined(self, surface: Surface, saddle: Saddle) -> bool:
-        """Walk downhill on the surface to both sides; an unknown end earns a label."""
+        """Walk downhill on the surface to both sides; what is not known there earns a label."""
         numbers = self.template.numbers
-        found = downhill_ends(self.template, surface, saddle)
+        anchors = [end.positions for end in self.ends]
+        limit = self.settings.max_std_ev
+        found = downhill_ends(self.template, surface, saddle, anchors, max_std=limit)
+        if any(one.unsure for one in found):
+            self.progress.doubt = "the way downhill from the climbing image is uncertain"
+            for one in found:
+                if one.unsure:
+                    self._ask(one.positions, DESCENT, surface)
+            return False
         wanted = [bonds_of(numbers, end.positions) for end in self.ends]
-        got = [bonds_of(numbers, one) for one in found]
+        got = [bonds_of(numbers, one.positions) for one in found]
         if got in (wanted, wanted[::-1]):
             return True
         self.progress.detours += 1
@@ -322,9 +332,9 @@ class BarrierSearch:
             if bonds in wanted:
                 words.append(("reactant", "product")[wanted.index(bonds)])
                 continue
-            label = self._ask(one, END, surface)
+            label = self._ask(one.positions, END, surface)
             sure &= label is not None and max_force(self.template, label) < NEAR_MINIMUM
-            energy = self._relative(surface, one)
+            energy = self._relative(surface, one.positions)
             if label is not None:
                 energy = label.energy - self.ends[0].energy
             words.append(f"another minimum at {energy:.2f} eV ({_changes(wanted[0], bonds)})")

@@ -16,14 +16,21 @@ import numpy as np
 class Streak:
     """Whether a trajectory is with the reference because the committee objected.
 
+    A step is calm whose score is well below the threshold, or below it and
+    found right by the reference, which is answering anyway: a committee whose
+    usual scores lie just below the threshold would else never be let back.
+
     Attributes
     ----------
     calm
-        Steps in a row with a score well below the threshold since the
-        committee objected last; None while it has not.
+        Calm steps in a row since the committee objected last; None while it
+        has not.
+    open
+        Whether the last step is calm only if its label says so.
     """
 
     calm: int | None = None
+    open: bool = False
 
     def holds(self, relative: float, *, share: float, steps: int) -> bool:
         """Take in the next step; return whether the reference keeps answering though it is calm.
@@ -38,16 +45,27 @@ class Streak:
             Calm steps in a row after which the committee answers again; the
             last of them is already its own.
         """
+        if self.open:  # no label came
+            self.calm, self.open = 0, False
         if not relative < 1:
             self.calm = 0
             return False
         if self.calm is None:
             return False
-        self.calm = self.calm + 1 if relative < share else 0
-        if self.calm >= steps:
+        if self.calm + 1 >= steps:
             self.calm = None
             return False
+        if relative < share:
+            self.calm += 1
+        else:
+            self.open = True
         return True
+
+    def settle(self, good: bool) -> None:
+        """Take in whether the committee was right at the last step."""
+        if self.open:
+            self.calm = (self.calm or 0) + 1 if good else 0
+            self.open = False
 
 
 def affordable(relative: Sequence[float], share: float) -> float:

@@ -18,30 +18,22 @@ from hybrid_calc.gate.calibrated import (
     CalibrationMismatchWarning,
     RegimeCalibration,
 )
-from hybrid_calc.gate.control import Streak, affordable, contradicts
+from hybrid_calc.gate.control import Streak, affordable
+from hybrid_calc.gate.doubts import Doubts
 from hybrid_calc.gate.evidence import Evidence, Validated
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Reason, Source
 from hybrid_calc.gate.reasons import Verdict, reasons_to_ask
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
+from hybrid_calc.gate.tolerance import ToleranceWatch
 
-NOTICE_AFTER = 20
-"""Geometries without flags after which a tolerance that is never met is spoken of."""
 REMEMBERED_SCORES = 200
 """Latest scores over threshold from which the price of a call is judged."""
 
 
-class ToleranceWarning(UserWarning):
-    """The tolerance is below what the committee reaches at its best."""
-
-
 class EvidenceVoidWarning(UserWarning):
     """What a run had learned belongs to another committee and is forgotten."""
-
-
-class CalibrationDoubtedWarning(UserWarning):
-    """Audits found more bad frames than the calibration of a regime allows; it is set aside."""
 
 
 class Gate:
@@ -78,17 +70,15 @@ class Gate:
         self.audits = AuditLog()
         self.committee = ""
         self.horizon: int | None = None
-        self._doubted: dict[Regime, str] = {}
-        self._found_bad: dict[Regime, list[int]] = {}
+        self._doubts = Doubts()
         self._relative: deque[float] = deque(maxlen=REMEMBERED_SCORES)
         self._random = np.random.default_rng(self.settings.seed)
-        self._calm_scores: list[float] = []
-        self._notice: str | None = None
+        self._tolerance = ToleranceWatch(self.settings.force_tolerance_ev_per_ang)
 
     @property
     def notice(self) -> str | None:
         """One line about a tolerance the committee cannot meet, or None."""
-        return self._notice
+        return self._tolerance.notice
 
     @property
     def usable_calibration(self) -> Calibration | None:
@@ -101,7 +91,7 @@ class Gate:
     @property
     def doubted(self) -> dict[str, str]:
         """Regimes whose calibration audits contradict, and why."""
-        return {str(regime): why for regime, why in self._doubted.items()}
+        return self._doubts.why
 
     def bind(self, identity: str) -> None:
         """Say which committee is judged; what belongs to another one is void.
@@ -167,7 +157,7 @@ class Gate:
         if not flagged and draw < probability and self.budget.allows(audit=True):
             reasons = [Reason(policy="audit", detail=f"chosen with p = {probability:g}")]
         if not observation.report.flags and verdict.calibrated is None:
-            self._watch_tolerance(verdict.score)
+            self._tolerance.look(verdict.score)
         paid = self._afford(reasons, observation)
         self.audits.count(flagged=flagged)
         return Decision(
@@ -188,7 +178,7 @@ class Gate:
     def calibrated(self, regime: Regime) -> RegimeCalibration | None:
         """Return what stands behind a regime: a valid calibration of this committee, or None."""
         calibration = self.usable_calibration
-        if calibration is None or regime in self._doubted:
+        if calibration is None or regime in self._doubts:
             return None
         known = calibration.regime(regime)
         return known if known is not None and known.validated else None
@@ -230,7 +220,13 @@ class Gate:
         )
 
     def learn(
-        self, decision: Decision, observation: Observation, force_error: float, energy_error: float
+        self,
+        decision: Decision,
+        observation: Observation,
+        force_error: float,
+        energy_error: float,
+        *,
+        streak: Streak | None = None,
     ) -> bool:
         """Take in what the reference said about a prediction; return whether it was good.
 
@@ -242,6 +238,8 @@ class Gate:
             Largest force error of any atom, eV/A.
         energy_error
             Error of the aligned energy, eV.
+        streak
+            That `decide` was given.
 
         Raises
         ------
@@ -254,12 +252,20 @@ class Gate:
                 "a label must be finite."
             )
         good = self.within_tolerance(force_error, energy_error)
+        if streak is not None:
+            streak.settle(good)
         if decision.is_audit:
             self.audits.add(decision.regime, decision.audit_probability, bad=not good)
             if not good:
                 self.evidence.distrust(decision.regime)
-        if decision.validated and not good:
-            self._doubt(decision)
+        known = self.calibrated(decision.regime)
+        if decision.validated and known is not None and not good:
+            self._doubts.add_bad(
+                decision.regime,
+                audited=decision.is_audit,
+                probability=self.audit_probability(decision.regime, validated=True),
+                missed_share=known.missed_share,
+            )
         self.evidence.add(
             decision.regime,
             Validated(
@@ -338,26 +344,6 @@ class Gate:
         )
         return [], [Reason(policy="uncertain", detail=detail)]
 
-    def _doubt(self, decision: Decision) -> None:
-        """Set the calibration of a regime aside where audits contradict its bound."""
-        known, regime = self.calibrated(decision.regime), decision.regime
-        if known is None:
-            return
-        counts = self._found_bad.setdefault(regime, [0, 0])
-        counts[decision.is_audit] += 1
-        probability = self.audit_probability(regime, validated=True)
-        if contradicts(counts[0], counts[1], probability, known.missed_share):
-            why = (
-                f"audits found {counts[1]} bad frames below its threshold and {counts[0]} were "
-                f"asked; it promises to miss at most {known.missed_share:.0%} of bad frames"
-            )
-            self._doubted[regime] = why
-            warnings.warn(
-                f"the calibration of {regime} is set aside for this run: {why}.",
-                CalibrationDoubtedWarning,
-                stacklevel=3,
-            )
-
     def _afford(self, reasons: list[Reason], observation: Observation) -> bool:
         """Return whether the call can be paid; raise where it must not be skipped."""
         if not reasons or self.budget.allows(audit=reasons[0].policy == "audit"):
@@ -373,28 +359,11 @@ class Gate:
             + ("." if hard or wanted else ", or set gate.when_budget_ends: continue.")
         )
 
-    def _watch_tolerance(self, score: float) -> None:
-        """Say once that the tolerance is below what the committee reaches at its best."""
-        if len(self._calm_scores) >= NOTICE_AFTER or not math.isfinite(score):
-            return
-        self._calm_scores.append(score)
-        limit = self.settings.force_tolerance_ev_per_ang
-        low, high = min(self._calm_scores), max(self._calm_scores)
-        if len(self._calm_scores) == NOTICE_AFTER and low > limit:
-            self._notice = (
-                f"the force tolerance {limit:g} eV/A is below what this committee reaches: factor "
-                f"x spread was {low:.2g} to {high:.2g} eV/A on {NOTICE_AFTER} calm geometries, so "
-                f"the reference is asked at every step. Set a tolerance above {high:.2g} or train "
-                "a better committee."
-            )
-            warnings.warn(self._notice, ToleranceWarning, stacklevel=2)
-
     def _forget(self) -> None:
         """Start anew with another committee; what was spent stays spent."""
         self.evidence = Evidence()
         self.audits = AuditLog()
-        self._doubted.clear()
-        self._found_bad.clear()
+        self._doubts = Doubts()
         self._relative.clear()
 
     def state(self) -> dict[str, Any]:
@@ -405,11 +374,9 @@ class Gate:
             "spent": self.budget.spent,
             "paid_audits": self.budget.audits,
             "audits": self.audits.state(),
-            "doubted": [[regime.to_dict(), why] for regime, why in self._doubted.items()],
-            "found_bad": [[regime.to_dict(), *both] for regime, both in self._found_bad.items()],
+            "doubts": self._doubts.state(),
             "relative": list(self._relative),
-            "calm_scores": list(self._calm_scores),
-            "notice": self._notice,
+            "tolerance": self._tolerance.state(),
             "random": self._random.bit_generator.state,
         }
 
@@ -427,8 +394,6 @@ class Gate:
             self.bind(now)
             return
         self.audits.restore(state["audits"])
-        self._doubted = {Regime(**regime): why for regime, why in state["doubted"]}
-        self._found_bad = {Regime(**regime): both for regime, *both in state["found_bad"]}
+        self._doubts.restore(state["doubts"])
         self._relative = deque(state["relative"], maxlen=REMEMBERED_SCORES)
-        self._calm_scores = list(state["calm_scores"])
-        self._notice = state["notice"]
+        self._tolerance.restore(state["tolerance"])

@@ -110,8 +110,8 @@ def _uncertain(
         return [Reason(policy="uncertain", detail=detail)]
     if held:
         detail = (
-            f"{_score(verdict)}; it was above, and {settings.hysteresis_steps} steps below "
-            f"{settings.hysteresis_share:g} of it have not passed"
+            f"{_score(verdict)}; it was above, and {settings.hysteresis_steps} calm steps in a "
+            "row have not passed"
         )
         return [Reason(policy="uncertain", detail=detail)]
     return []

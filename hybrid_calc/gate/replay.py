@@ -128,7 +128,7 @@ def replay(frames: Iterable[ReplayFrame], gate: Gate) -> Replay:
         asked = decision.source is Source.REFERENCE
         if asked:
             gate.budget.spend(audit=decision.is_audit)
-            gate.learn(decision, observation, *errors)
+            gate.learn(decision, observation, *errors, streak=streak)
         rows.append(
             (
                 asked,

@@ -69,7 +69,11 @@ class GateSettings(BaseModel):
         "once it was uncertain.",
     )
     hysteresis_share: float = Field(
-        0.7, gt=0, le=1, description="Share of the threshold below which a step is calm."
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of the threshold below which a step is calm; up to the threshold it "
+        "is calm where the reference finds the committee right.",
     )
     policies: frozenset[Policy] = Field(
         PRESETS["all"],

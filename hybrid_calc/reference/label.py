@@ -92,5 +92,8 @@ class ResumableReference(Reference, Protocol):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
 
-    def recall(self, atoms: Atoms) -> None:
-        """Take note of a geometry labelled after the state was written, before the run went on."""
+    def recall(self, atoms: Atoms, *, doubtful: bool) -> None:
+        """Take note of a geometry labelled after the state was written, before the run went on.
+
+        `doubtful` where `CarefulReference.label_doubtful` was asked.
+        """

@@ -186,7 +186,7 @@ class PySCFReference:
             )
             self._memory_is_old = False
 
-    def recall(self, atoms: Atoms) -> None:
+    def recall(self, atoms: Atoms, *, doubtful: bool) -> None:
         """Take note of a geometry that this run had labelled before it was resumed.
 
         Its density was in the worker that is gone; it is solved again, without
@@ -195,7 +195,8 @@ class PySCFReference:
         """
         if self._options["warm_start"]:
             with self._lock:
-                self._unsolved.append(self._question(atoms, doubtful=False) | {"task": "remember"})
+                question = self._question(atoms, doubtful=doubtful or has_open_bonds(atoms))
+                self._unsolved.append(question | {"task": "remember"})
 
     def _label(self, atoms: Atoms, *, doubtful: bool) -> Label:
         check_structure(atoms)

@@ -32,6 +32,9 @@ SCRATCH = "HYBRID_CALC_SCRATCH"
 MEMORY_LIMIT = "HYBRID_CALC_MEMORY_LIMIT_MB"
 """Environment variable with the data segment's limit, MB."""
 
+UNRESTRICTED = " unrestricted"
+"""Added to the key under which the unrestricted state below a closed-shell one is remembered."""
+
 LOCKED_HARTREE = 1e-5
 """A warm state this far above the cold one is another state, hartree."""
 
@@ -71,7 +74,7 @@ def _answer(request: dict[str, Any], starts: WarmStarts) -> dict[str, Any]:
                 starts.restore(request["state"])
                 return {}
             case "remember":
-                failure = converge(request, starts).failure
+                failure = settle(request, starts).failure
                 return {"failed": str(failure)} if failure else {}
             case _:
                 return solve(request, starts)
@@ -140,6 +143,51 @@ def converge(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
     return Converged(outcome=outcome, checks=checks)
 
 
+def settle(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
+    """Solve the SCF of a request and make sure, where it is in doubt, that the state may stand."""
+    import numpy as np
+
+    from hybrid_calc.reference.pyscf_fields import build_field, build_molecule, small_gap_ev
+    from hybrid_calc.reference.stability import examine
+
+    converged = converge(request, starts)
+    outcome, checks = converged.outcome, dict(converged.checks)
+    if outcome is None:
+        return converged
+    closed = np.ndim(outcome.field.mo_occ) == 1
+    doubtful = (
+        request["doubtful"]
+        or outcome.rung not in {WARM, FIRST}
+        or outcome.gap_ev < small_gap_ev(outcome.field)
+        or (not closed and outcome.rung != WARM)
+    )
+    if request["stability"] == "always" or (doubtful and request["stability"] == "auto"):
+        starts = starts if request["warm_start"] and closed else None
+        key, positions = key_of(request) + UNRESTRICTED, np.array(request["positions"])
+        guess = None
+        if starts is not None:
+            guess = starts.guess(key, positions, outcome.field.get_ovlp())
+        verdict = examine(
+            outcome,
+            lambda: build_field(build_molecule(request), request["level"], unrestricted=True),
+            allow_unrestricted=request["allow_unrestricted"],
+            guess=guess,
+        )
+        outcome = verdict.outcome
+        checks |= verdict.checks
+        if verdict.rejection:
+            return Converged(failure={"multireference": verdict.rejection, "checks": checks})
+        if starts is not None and np.ndim(outcome.field.mo_occ) == 2:
+            starts.remember(key, positions, outcome.field)
+    multiplicity = request["multiplicity"]
+    checks["s_squared"] = outcome.s_squared
+    checks["spin_contamination"] = contamination(outcome.s_squared, multiplicity)
+    impure = impure_spin(outcome.s_squared, multiplicity, request["max_spin_contamination"])
+    if impure:
+        return Converged(failure={"multireference": impure, "checks": checks})
+    return Converged(outcome=outcome, checks=checks)
+
+
 def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str, Any]:
     """Return energy (eV), forces (eV/A) and checks of one geometry, or why there are none.
 
@@ -157,40 +205,12 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
     import pyscf
     from ase.units import Bohr, Hartree
 
-    from hybrid_calc.reference.pyscf_fields import (
-        build_field,
-        build_molecule,
-        forces_of,
-        small_gap_ev,
-    )
-    from hybrid_calc.reference.stability import examine
+    from hybrid_calc.reference.pyscf_fields import forces_of
 
-    converged = converge(request, starts)
-    outcome, checks = converged.outcome, dict(converged.checks)
+    settled = settle(request, starts)
+    outcome, checks = settled.outcome, settled.checks
     if outcome is None:
-        return converged.failure
-    doubtful = (
-        request["doubtful"]
-        or outcome.rung not in {WARM, FIRST}
-        or outcome.gap_ev < small_gap_ev(outcome.field)
-        or (np.ndim(outcome.field.mo_occ) == 2 and outcome.rung != WARM)
-    )
-    if request["stability"] == "always" or (doubtful and request["stability"] == "auto"):
-        verdict = examine(
-            outcome,
-            lambda: build_field(build_molecule(request), request["level"], unrestricted=True),
-            allow_unrestricted=request["allow_unrestricted"],
-        )
-        outcome = verdict.outcome
-        checks |= verdict.checks
-        if verdict.rejection:
-            return {"multireference": verdict.rejection, "checks": checks}
-    multiplicity = request["multiplicity"]
-    checks["s_squared"] = outcome.s_squared
-    checks["spin_contamination"] = contamination(outcome.s_squared, multiplicity)
-    impure = impure_spin(outcome.s_squared, multiplicity, request["max_spin_contamination"])
-    if impure:
-        return {"multireference": impure, "checks": checks}
+        return settled.failure
     return {
         "energy": float(outcome.field.e_tot) * Hartree,
         "forces": (forces_of(outcome.field) * (Hartree / Bohr)).tolist(),

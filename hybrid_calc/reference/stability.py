@@ -56,7 +56,11 @@ class Verdict:
 
 
 def examine(
-    outcome: ScfOutcome, make_unrestricted: Callable[[], Any], *, allow_unrestricted: bool
+    outcome: ScfOutcome,
+    make_unrestricted: Callable[[], Any],
+    *,
+    allow_unrestricted: bool,
+    guess: Any = None,
 ) -> Verdict:
     """Examine a converged state and go down where it is not a minimum.
 
@@ -69,6 +73,9 @@ def examine(
     allow_unrestricted
         Replace an unstable restricted singlet by the unrestricted state
         below it; else reject it.
+    guess
+        Unrestricted density of a geometry nearby, tried before the way down
+        from here; what it leads to is examined like any other.
     """
     if np.ndim(outcome.field.mo_occ) == 2:
         return _descend(outcome, "internal_instability", {})
@@ -78,24 +85,36 @@ def examine(
         return Verdict(outcome=outcome, checks=checks)
     if not allow_unrestricted:
         return _rejected(outcome, checks, f"triplet Hessian {lowest:.3f} hartree")
-    field = make_unrestricted()
-    orbitals = outcome.field.mo_coeff
-    half = outcome.field.mo_occ / 2
-    turned = rotated(orbitals, outcome.field.mo_occ, rotation)
-    field.kernel(dm0=field.make_rdm1((turned, orbitals), (half, half)))
-    complaint = complaint_about(field)
-    if not complaint and field.e_tot > outcome.field.e_tot - LOWER_HARTREE:
-        complaint = "the unrestricted state fell back to the restricted one"
+    starts = [_way_down(outcome.field, rotation)]
+    starts[:0] = [] if guess is None else [guess]
+    cycles = 0
+    for density in starts:
+        field = make_unrestricted()
+        field.kernel(dm0=density)
+        cycles += int(field.cycles)
+        complaint = complaint_about(field)
+        if not complaint and field.e_tot > outcome.field.e_tot - LOWER_HARTREE:
+            complaint = "the unrestricted state fell back to the restricted one"
+        if not complaint:
+            break
     if complaint:
         return _rejected(outcome, checks, complaint)
     below = outcome_of(
         field,
         rung="unrestricted",
         history=(*outcome.history, f"{outcome.rung}: restricted state is unstable"),
-        cycles=outcome.cycles + int(field.cycles),
+        cycles=outcome.cycles + cycles,
     )
     checks["restricted_above_hartree"] = float(outcome.field.e_tot - field.e_tot)
     return _descend(below, "unrestricted", checks)
+
+
+def _way_down(field: Any, rotation: NDArray[np.float64]) -> Any:
+    """Return the spin densities of a restricted state with one spin's orbitals turned."""
+    half = field.mo_occ / 2
+    turned = rotated(field.mo_coeff, field.mo_occ, rotation)
+    orbitals = np.array([turned, field.mo_coeff])
+    return np.array([(c * half) @ c.T for c in orbitals])
 
 
 def external_root(field: Any) -> tuple[float, NDArray[np.float64]]:
@@ -123,6 +142,42 @@ def external_root(field: Any) -> tuple[float, NDArray[np.float64]]:
 
     value, vector = lowest_sign(multiply, differences.ravel())
     return value, vector.reshape(shape)
+
+
+def internal_root(field: Any) -> tuple[float, list[NDArray[np.float64]]]:
+    """Return the lowest eigenvalue of an unrestricted state's Hessian, hartree, as `external_root`.
+
+    And its eigenvector: a rotation for each spin, shape (V, O) each.
+    """
+    probe = _on_coarse_grid(field)
+    occupied, empty, differences = [], [], []
+    for orbitals, energies, filled in zip(
+        field.mo_coeff, field.mo_energy, field.mo_occ, strict=True
+    ):
+        occupied.append(orbitals[:, filled > 0])
+        empty.append(orbitals[:, filled == 0])
+        differences.append(energies[filled == 0][:, None] - energies[filled > 0])
+    response = probe.gen_response(hermi=1)
+    border = differences[0].size
+
+    def rotations(vector: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        parts = (vector[:border], vector[border:])
+        return [part.reshape(levels.shape) for part, levels in zip(parts, differences, strict=True)]
+
+    def multiply(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+        products = []
+        for vector in vectors:
+            changes = [
+                e @ x @ o.T for e, x, o in zip(empty, rotations(vector), occupied, strict=True)
+            ]
+            potentials = response(np.array([change + change.T for change in changes]))
+            back = [e.T @ v @ o for e, v, o in zip(empty, potentials, occupied, strict=True)]
+            products.append(np.concatenate([part.ravel() for part in back]))
+        return np.asarray(diagonal * vectors + np.array(products))
+
+    diagonal = np.concatenate([levels.ravel() for levels in differences])
+    value, vector = lowest_sign(multiply, diagonal)
+    return value, rotations(vector)
 
 
 def lowest_sign(
@@ -181,12 +236,19 @@ def _descend(outcome: ScfOutcome, rung: str, checks: dict[str, float]) -> Verdic
         field = outcome.field
         if any(_is_full_or_empty(filled) for filled in field.mo_occ):
             break  # nothing to turn: the hydrogen atom
-        orbitals, _, stable, _ = _on_coarse_grid(field).stability(return_status=True)
-        checks["internally_stable"] = float(stable)
-        if stable:
+        lowest, rotations = internal_root(field)
+        checks["internal_stability_hartree"] = lowest
+        checks["internally_stable"] = float(lowest > UNSTABLE_HARTREE)
+        if lowest > UNSTABLE_HARTREE:
             break
+        turned = [
+            rotated(orbitals, filled, rotation)
+            for orbitals, filled, rotation in zip(
+                field.mo_coeff, field.mo_occ, rotations, strict=True
+            )
+        ]
         lower = field.copy()
-        lower.kernel(dm0=field.make_rdm1(orbitals, field.mo_occ))
+        lower.kernel(dm0=field.make_rdm1(np.array(turned), field.mo_occ))
         if complaint_about(lower):
             return _rejected(outcome, checks, f"below it: {complaint_about(lower)}")
         if lower.e_tot > field.e_tot - LOWER_HARTREE:

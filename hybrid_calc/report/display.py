@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hybrid_calc.calculator import HybridCalculator
-from hybrid_calc.gate.gate import ToleranceWarning
+from hybrid_calc.gate.tolerance import ToleranceWarning
 
 
 class Display:

@@ -16,7 +16,7 @@ from hybrid_calc.report.scope import ScopeLog, scope_line
 POLICY_WORDS = {
     "outside": "outside the committee's domain",
     "uncertain": "committee uncertain",
-    "contradiction": "physics flag up",
+    "contradiction": "flags and committee disagree",
     "unseen": "nothing validated nearby",
     "audit": "audit at random",
     "acquisition": "wanted by the driver",

@@ -16,8 +16,8 @@ from ase.md.velocitydistribution import thermalize_momenta
 from hybrid_calc import GateSettings, HybridCalculator, ToyCommittee, ToyReference
 from hybrid_calc.committee.bundle import embedded_calibration, load_committee, read_header
 from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
-from hybrid_calc.gate.gate import ToleranceWarning
 from hybrid_calc.gate.scope import ScopeCard
+from hybrid_calc.gate.tolerance import ToleranceWarning
 from tests.cli.jobs import decisions_of, summary_of
 
 RUNS, STEPS = 10, 30

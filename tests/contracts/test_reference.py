@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
 
 from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
+from hybrid_calc.reference.executor import ExecutorReference
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import PySCFReference
 from hybrid_calc.reference.toy import ToyReference
@@ -26,6 +30,12 @@ class TestToyReference(PeriodicReferenceContract):
     @staticmethod
     def make():
         return ToyReference()
+
+
+class TestExecutorReferenceOfToy(PeriodicReferenceContract):
+    @staticmethod
+    def make():
+        return ExecutorReference(ToyReference, partial(ThreadPoolExecutor, 1))
 
 
 class TestAseReferenceOfEMT(PeriodicReferenceContract):

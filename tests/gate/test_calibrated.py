@@ -19,7 +19,8 @@ from hybrid_calc.gate.calibrated import (
     RegimeCalibration,
 )
 from hybrid_calc.gate.control import Streak
-from hybrid_calc.gate.gate import CalibrationDoubtedWarning, EvidenceVoidWarning, Gate
+from hybrid_calc.gate.doubts import CalibrationDoubtedWarning
+from hybrid_calc.gate.gate import EvidenceVoidWarning, Gate
 from hybrid_calc.gate.policy import Source
 from hybrid_calc.gate.settings import GateSettings
 from tests.gate.scenes import ALL, BREAKING, CALM, CLASH, REACTIVE, WARM, observe

@@ -24,9 +24,27 @@ def test_four_calm_steps_are_held_and_the_fifth_is_the_committees():
     assert held(1.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6) == [False, *[True] * 4, False, False]
 
 
-def test_a_step_between_share_and_threshold_starts_the_count_again():
-    calm = [0.6] * 4
-    assert held(1.2, *calm, 0.7, *calm, 0.6) == [False, *[True] * 9, False]
+def test_a_step_between_share_and_threshold_starts_the_count_again_where_no_label_is_good():
+    calm = [0.6] * 3
+    assert held(1.2, *calm, 0.7, *calm, 0.6, 0.6) == [False, *[True] * 8, False]
+
+
+def test_a_step_below_the_threshold_that_the_reference_finds_right_is_calm():
+    streak = Streak()
+    seen = []
+    for relative in (1.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9):
+        seen.append(streak.holds(relative, share=0.7, steps=5))
+        streak.settle(True)
+    assert seen == [False, *[True] * 4, False, False]
+
+
+def test_one_that_it_finds_wrong_is_not():
+    streak = Streak()
+    for relative, good in [(1.2, True), (0.9, True), (0.9, True), (0.9, False)]:
+        streak.holds(relative, share=0.7, steps=5)
+        streak.settle(good)
+    assert streak.calm == 0
+    assert [streak.holds(0.5, share=0.7, steps=5) for _ in range(5)] == [*[True] * 4, False]
 
 
 def test_a_new_objection_starts_the_count_again():

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import BudgetExhausted, PredictionFailed
-from hybrid_calc.gate.gate import NOTICE_AFTER, Gate, ToleranceWarning
+from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.policy import Source
 from hybrid_calc.gate.settings import GateSettings
+from hybrid_calc.gate.tolerance import NOTICE_AFTER, ToleranceWarning
 from tests.gate.scenes import (
     ALL,
     ATOMS,

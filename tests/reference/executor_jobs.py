@@ -103,3 +103,24 @@ def threads(count: int) -> Executor:
 
 def not_an_executor() -> int:
     return 3
+
+
+def calculator_of_charge(charge: int = 0):
+    """A calculator of ORCA's manner: charge and multiplicity are parameters, the atoms' are not
+    looked at."""
+    from ase.calculators.calculator import Calculator
+
+    class ORCA(Calculator):
+        implemented_properties = ["energy", "forces"]
+        default_parameters = {"charge": 0, "mult": 1}
+
+        def calculate(self, atoms=None, properties=("energy",), system_changes=()):
+            super().calculate(atoms, properties, system_changes)
+            energy = 100.0 * self.parameters["charge"] + self.parameters["mult"]
+            self.results = {"energy": energy, "forces": np.zeros((len(atoms), 3))}
+
+    return ORCA(charge=charge)
+
+
+def not_a_calculator():
+    return 3

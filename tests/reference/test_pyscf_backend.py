@@ -476,11 +476,28 @@ def test_resumed_reference_gives_the_next_labels_to_the_bit(fresh):
     state = json.loads(json.dumps(first.state()))
     first.label(frames[2])  # killed here: this label is in a store, its density is gone
     second.restore(state)
-    second.recall(frames[2])
+    second.recall(frames[2], doubtful=False)
     for frame, label in zip(frames[3:], wanted[3:], strict=True):
         again = second.label(frame)
         assert (again.rung, again.energy) == ("warm", label.energy)
         np.testing.assert_array_equal(again.forces, label.forces)
+
+
+def test_unrestricted_state_of_a_breaking_bond_is_followed_and_resumed_to_the_bit(fresh):
+    frames = [Atoms("H2", positions=[[0, 0, 0], [0, 0, 1.6 + 0.02 * n]]) for n in range(4)]
+    whole, first, second = fresh(), fresh(), fresh()
+    wanted = [whole.label(frame) for frame in frames]
+    assert [label.rung for label in wanted] == ["unrestricted"] * 4
+    assert wanted[-1].checks["cycles"] < wanted[0].checks["cycles"]
+    cold = fresh(warm_start=False).label(frames[-1])
+    assert wanted[-1].energy == pytest.approx(cold.energy, abs=1e-5)
+    for frame in frames[:2]:
+        first.label(frame)
+    second.restore(first.state())
+    second.recall(frames[2], doubtful=False)
+    again = second.label(frames[3])
+    assert again.energy == wanted[3].energy
+    np.testing.assert_array_equal(again.forces, wanted[3].forces)
 
 
 def test_label_without_what_came_before_differs_in_its_last_bits(fresh):
@@ -497,7 +514,7 @@ def test_state_taken_before_the_geometries_to_recall_are_solved_again_has_them_i
     wanted = [whole.label(frame) for frame in frames][-1]
     one.restore({})
     for frame in frames[:2]:
-        one.recall(frame)
+        one.recall(frame, doubtful=False)
     two.restore(json.loads(json.dumps(one.state())))
     assert two.label(frames[2]).energy == wanted.energy
 
@@ -507,7 +524,7 @@ def test_reference_that_starts_cold_has_nothing_to_resume(fresh):
     cold.label(molecule("H2O"))
     assert cold.state() == {}
     cold.restore({})
-    cold.recall(molecule("H2O"))
+    cold.recall(molecule("H2O"), doubtful=False)
     assert cold.label(molecule("H2O")).rung == "diis"
 
 

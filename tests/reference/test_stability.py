@@ -9,7 +9,7 @@ from hybrid_calc.reference import stability
 from hybrid_calc.reference.ladder import climb
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_fields import build_field, build_molecule
-from hybrid_calc.reference.stability import external_root, lowest_sign, rotated
+from hybrid_calc.reference.stability import external_root, internal_root, lowest_sign, rotated
 
 pytest.importorskip("pyscf")
 
@@ -104,6 +104,30 @@ def test_stretched_nitrogen_is_unstable_and_nitrogen_is_not():
     for length, unstable in ((1.1, False), (1.8, True)):
         value, _ = external_root(restricted([7, 7], [[0, 0, 0], [0, 0, length]]))
         assert (value < stability.UNSTABLE_HARTREE) == unstable
+
+
+def test_unrestricted_saddle_has_a_way_down_and_its_end_has_none():
+    # stretched H2, unrestricted, from the restricted density: an unrestricted
+    # saddle whose way down is the restricted state's external one, at its eigenvalue
+    request = {"numbers": [1, 1], "positions": [[0, 0, 0], [0, 0, 2.0]], "charge": 0}
+    request |= {"multiplicity": 1, "max_memory_mb": 500, "level": LEVEL.to_dict()}
+    molecule = build_molecule(request)
+    closed = climb(lambda: build_field(molecule, LEVEL.to_dict())).field
+    outside, _ = external_root(closed)
+    field = build_field(molecule, LEVEL.to_dict(), unrestricted=True)
+    field.kernel(dm0=np.array([closed.make_rdm1() / 2] * 2))
+    inside, (up, down) = internal_root(field)
+    assert field.e_tot == pytest.approx(closed.e_tot, abs=1e-6)
+    assert inside == pytest.approx(outside, rel=0.05)
+    assert inside < stability.UNSTABLE_HARTREE
+    assert np.sum(up * down) < -0.4  # the two spins turn against each other
+    turned = [
+        rotated(c, o, x) for c, o, x in zip(field.mo_coeff, field.mo_occ, (up, down), strict=True)
+    ]
+    lower = build_field(molecule, LEVEL.to_dict(), unrestricted=True)
+    lower.kernel(dm0=field.make_rdm1(np.array(turned), field.mo_occ))
+    assert lower.e_tot < field.e_tot - 0.02
+    assert internal_root(lower)[0] > stability.UNSTABLE_HARTREE
 
 
 def test_turned_orbitals_stay_orthonormal():
