@@ -22,12 +22,13 @@ from scipy.stats import t as student
 
 from hybrid_calc.gate.calibration import missed_share_threshold, share_within
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
-from hybrid_calc.gate.gate import CalibrationDoubtedWarning, ToleranceWarning
+from hybrid_calc.gate.doubts import CalibrationDoubtedWarning
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.replay import replay
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import band_of, scope_entries
 from hybrid_calc.gate.thresholds import calibrate_regimes
+from hybrid_calc.gate.tolerance import ToleranceWarning
 
 warnings.simplefilter("ignore", ToleranceWarning)  # what they say is among the figures
 warnings.simplefilter("ignore", CalibrationDoubtedWarning)
