@@ -691,6 +691,45 @@ def test_a_resumed_run_pays_for_the_calls_made_after_its_last_state(store):
     assert second.gate.budget.spent == 3
 
 
+class Remembering(ToyReference):
+    """Has something of its own to carry over, and notes what it is told of."""
+
+    def __init__(self):
+        super().__init__()
+        self.carried, self.recalled = {"labels": 0}, []
+
+    def label(self, atoms):
+        self.carried = {"labels": self.carried["labels"] + 1}
+        return super().label(atoms)
+
+    def state(self):
+        return self.carried
+
+    def restore(self, state):
+        self.carried = state
+
+    def recall(self, atoms, *, doubtful):
+        self.recalled.append((atoms.positions.copy(), doubtful))
+
+
+def test_a_resumed_reference_is_told_of_the_labels_made_after_its_last_state(store):
+    frames = [pair(length) for length in (1.50, 1.51, 1.52, 1.53)]
+    old = engine(always(), reference=Remembering(), store=store)
+    walk(old, frames[3])  # another run's label: nothing to carry over
+    first = engine(always(), reference=Remembering(), store=store)
+    walk(first, frames[0])
+    state = json.loads(json.dumps(first.state()))
+    walk(first, frames[1])  # labelled, stored, and then killed
+    second = engine(always(), reference=Remembering(), store=store)
+    second.restore(state)
+    assert second.reference.carried == {"labels": 1}
+    walk(second, *frames)
+    assert second.tally.reused == 3
+    recalled = [positions for positions, _ in second.reference.recalled]
+    np.testing.assert_array_equal(recalled, [frames[1].positions])
+    assert second.reference.carried == {"labels": 2}  # the one nobody had labelled
+
+
 def test_two_energies_apart_by_a_bond_are_the_physics_the_engine_was_given():
     # the whole way with EMT on both sides: nothing is added to what EMT says
     atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]])

@@ -95,6 +95,21 @@ def test_case_that_diis_gives_up_on_converges_with_a_level_shift_to_the_same_sta
     assert outcome.cycles > 2
 
 
+def test_damping_really_damps(monkeypatch, without_other_guess):
+    from pyscf.scf import hf
+
+    factors = []
+    own = hf.damping
+    monkeypatch.setattr(
+        hf, "damping", lambda f, old, share: factors.append(share) or own(f, old, share)
+    )
+    outcome = climb(maker(WATER, cycles=2))
+    assert outcome.rung == "level_shift"
+    # before DIIS takes over, and none where the state is converged without help
+    assert len(factors) >= 4
+    assert set(factors) == {ladder.DAMPING}
+
+
 def test_orbital_energies_of_the_level_shift_rung_are_not_shifted(without_other_guess):
     plain, shifted = climb(maker(WATER)), climb(maker(WATER, cycles=2))
     assert shifted.gap_ev == pytest.approx(plain.gap_ev, abs=1e-3)

@@ -27,6 +27,7 @@ from hybrid_calc.errors import (
     ReferenceTimeout,
     StructureError,
 )
+from hybrid_calc.reference import pyscf_backend
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_backend import PySCFReference
 
@@ -453,6 +454,27 @@ def test_worker_ends_when_its_parent_is_killed_in_the_middle_of_an_scf():
         parent.wait()
         if worker is not None and alive(worker):
             os.kill(worker, signal.SIGKILL)
+
+
+def test_worker_that_wants_more_memory_than_it_may_have_is_a_typed_failure(
+    fresh, monkeypatch, tmp_path
+):
+    (tmp_path / "greedy.py").write_text(
+        "import numpy as np\n"
+        "from pyscf import dft\n"
+        "def make(molecule):\n"
+        "    np.ones(GIGABYTES * 2**27)\n"
+        "    return dft.RKS(molecule, xc='pbe')\n".replace("GIGABYTES", "2")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    greedy = dataclasses.replace(LEVEL, functional="", parameters={"function": "greedy:make"})
+    modest = fresh(greedy)
+    assert modest.label(molecule("H2O")).rung == "diis"
+    monkeypatch.setattr(pyscf_backend, "MEMORY_OVERHEAD_MB", 1000)
+    reference = fresh(greedy, max_memory_mb=100)
+    for _ in range(2):  # the worker lives on
+        with pytest.raises(ReferenceFailed, match="out of memory"):
+            reference.label(molecule("H2O"))
 
 
 # Warm starts that survive
