@@ -22,65 +22,57 @@ from scipy.stats import t as student
 
 from hybrid_calc.gate.calibration import missed_share_threshold, share_within
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
-from hybrid_calc.gate.gate import CalibrationDoubtedWarning, ToleranceWarning
+from hybrid_calc.gate.doubts import CalibrationDoubtedWarning
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.replay import replay
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import band_of, scope_entries
 from hybrid_calc.gate.thresholds import calibrate_regimes
+from hybrid_calc.gate.tolerance import ToleranceWarning
 
 warnings.simplefilter("ignore", ToleranceWarning)  # what they say is among the figures
 warnings.simplefilter("ignore", CalibrationDoubtedWarning)
 MISSED_SHARE = 0.1
 SPLITS = 20
 SECOND = "fused_second_opinion"
+SINGLE = {
+    "spread": "force_spread",
+    "relative_spread": "relative_spread",
+    "novelty": "novelty",
+    "energy_spread": "energy_spread_per_atom",
+}
+"""Thresholds on one signal."""
 REPLAYS = 500
 TEMPERATURES = ("300K", "600K", "1200K")
 Found = tuple[dict[str, float], dict[str, Any]]
 
 
 def calibrated(
-    domain: Domain,
-    tables: Sequence[Table],
-    fitting: Sequence[Table] = (),
-    *,
-    second: bool = False,
+    domain: Domain, frames: LabelledFrames, fitting: LabelledFrames | None = None
 ) -> CommitteeCalibration:
-    """Return the calibration of these tables, as `hybrid-calc calibrate` makes it."""
-    frames = domain.labelled(tables, second=second)
-    others = None
-    if fitting:
-        others = domain.labelled(fitting, second=second)
-        apart = others.trajectories + frames.trajectories.max() + 1
-        others = dataclasses.replace(others, trajectories=apart)
+    """Return the calibration of these frames, as `hybrid-calc calibrate` makes it."""
     force, energy = domain.tolerances
     entries = calibrate_regimes(
         frames,
-        others,
+        fitting,
         missed_share=MISSED_SHARE,
         force_tolerance=force,
         energy_tolerance=energy,
         random=np.random.default_rng(0),
     )
-    return CommitteeCalibration(
-        card=card_of(domain, frames),
-        level_hash="",
-        missed_share=MISSED_SHARE,
-        entries=entries,
-        novelty_model=domain.trained.novelty,
-    )
-
-
-def card_of(domain: Domain, frames: LabelledFrames) -> ScopeCard:
-    """Return the scope card of labelled frames."""
-    force, energy = domain.tolerances
-    return ScopeCard(
+    card = ScopeCard(
         committee=domain.info.identity,
         committee_name=domain.name,
         level="known truth",
         force_tolerance=force,
         energy_tolerance=energy,
-        entries=scope_entries(frames, force_tolerance=force, energy_tolerance=energy),
+    )
+    return CommitteeCalibration(
+        card=card,
+        level_hash="",
+        missed_share=MISSED_SHARE,
+        entries=entries,
+        novelty_model=domain.trained.novelty,
     )
 
 
@@ -99,9 +91,9 @@ def thresholds(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
     del acetylacetone
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    splits = 5 if quick else SPLITS
-    for way in ("spread", "fused", SECOND):
-        rows = [split(gfn2, way, seed) for seed in range(splits)]
+    everything = gfn2.labelled(gfn2.tables, second=True)
+    for way in (*SINGLE, "fused", SECOND, "flags"):
+        rows = [split(gfn2, everything, way, seed) for seed in range(5 if quick else SPLITS)]
         missed = np.array([row["missed"] for row in rows])
         figures |= {
             f"missed_share_calibrated_mean_{way}": float(missed.mean()),
@@ -121,29 +113,45 @@ def upper_bound(values: NDArray[np.float64]) -> float:
     return float(values.mean() + half)
 
 
-def split(domain: Domain, way: str, seed: int) -> dict[str, float]:
-    """Calibrate on some trajectories and judge on others, molecule by molecule and kind by kind."""
+def split(domain: Domain, everything: LabelledFrames, way: str, seed: int) -> dict[str, float]:
+    """Calibrate on some trajectories and judge on others of the same kinds.
+
+    Two thirds calibrate, or one third fits a score and one calibrates; the last judges.
+    """
     random = np.random.default_rng(seed)
-    sides: list[list[Table]] = [[], [], []]
-    shares = (0, 2, 1) if way == "spread" else (1, 1, 1)
+    sides: list[list[int]] = [[], [], []]
     for kind in domain.kinds:
-        same = [table for table in domain.tables if table.kind == kind]
-        for side, places in zip(sides, parts(len(same), shares, random), strict=True):
+        same = [place for place, table in enumerate(domain.tables) if table.kind == kind]
+        for side, places in zip(sides, parts(len(same), (1, 1, 1), random), strict=True):
             side += [same[place] for place in places]
-    fitting, calibrating, test = sides
-    calibration = calibrated(domain, calibrating, fitting, second=way == SECOND)
-    frames = domain.labelled(test, second=True)
-    bad = frames.excess(*domain.tolerances) > 1
-    asked = np.zeros(len(frames), dtype=bool)
-    covered = np.zeros(len(frames), dtype=bool)
-    regimes = np.array([str(regime) for regime in frames.regimes])
-    for entry in calibration.entries:
-        if entry.threshold is None:
-            continue
-        here = regimes == str(entry.regime)
-        columns = {name: values[here] for name, values in frames.signals.items()}
-        asked[here] = entry.score.probabilities(columns) >= entry.threshold
-        covered |= here
+    fitting, calibrating, test = (
+        everything.take(np.isin(everything.trajectories, side)) for side in sides
+    )
+    bad = test.excess(*domain.tolerances) > 1
+    regimes = np.array([str(regime) for regime in test.regimes])
+    asked = np.zeros(len(test), dtype=bool)
+    covered = np.zeros(len(test), dtype=bool)
+    if way == "flags":
+        asked, covered = test.signals["flag_count"] > 1, ~covered
+    elif way in SINGLE:
+        both = everything.take(np.isin(everything.trajectories, sides[0] + sides[1]))
+        for regime in set(both.regimes):
+            thin = both.of_regime(regime).thinned(*domain.tolerances)
+            wrong = thin.excess(*domain.tolerances) > 1
+            limit = missed_share_threshold(thin.signals[SINGLE[way]][wrong], MISSED_SHARE)
+            if limit is not None:
+                here = regimes == str(regime)
+                asked[here] = test.signals[SINGLE[way]][here] >= limit
+                covered |= here
+    else:
+        second = way == SECOND
+        calibration = calibrated(domain, known(calibrating, second), known(fitting, second))
+        for entry in calibration.entries:
+            if entry.threshold is not None:
+                here = regimes == str(entry.regime)
+                columns = {name: values[here] for name, values in test.signals.items()}
+                asked[here] = entry.score.probabilities(columns) >= entry.threshold
+                covered |= here
     return {
         "missed": float((~asked)[covered & bad].mean()),
         "asked": float(asked[covered].mean()),
@@ -152,15 +160,25 @@ def split(domain: Domain, way: str, seed: int) -> dict[str, float]:
     }
 
 
+def known(frames: LabelledFrames, second: bool) -> LabelledFrames:
+    """Return frames with the signals of a run, with or without a second opinion."""
+    signals = {
+        name: values
+        for name, values in frames.signals.items()
+        if second or name != "second_opinion"
+    }
+    return dataclasses.replace(frames, signals=signals)
+
+
 def transfer(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
     """Carry a threshold into regimes it was not calibrated in; the gate asks instead."""
     del quick, acetylacetone
-    known = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
+    cool = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
     others = [table for table in gfn2.tables if table.kind not in ("300K", "600K")]
-    frames, strange = gfn2.labelled(known), gfn2.labelled(others)
+    frames, strange = gfn2.labelled(cool), gfn2.labelled(others)
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name in ("force_spread", "relative_spread", "novelty", "energy_spread_per_atom"):
+    for name in SINGLE.values():
         bad = frames.excess(*gfn2.tolerances) > 1
         limit = missed_share_threshold(frames.signals[name][bad], MISSED_SHARE)
         bad = strange.excess(*gfn2.tolerances) > 1
@@ -171,7 +189,7 @@ def transfer(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
             "bad": float(bad.mean()),
         }
     figures["missed_share_transferred_spread"] = details["force_spread"]["missed"]
-    calibration = calibrated(gfn2, known)
+    calibration = calibrated(gfn2, frames)
     found = replay(gfn2.replayed(others), gfn2.gate(calibration, trust=False))
     new = ~found.validated
     figures["asked_share_uncalibrated"] = float(found.asked[new].mean())
@@ -232,8 +250,7 @@ def coverage(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
     """Repeat a run with other audits: how often does the interval hold what was missed."""
     del acetylacetone
     tables = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
-    known = [table for table in tables if table.seed == 0]
-    calibration = calibrated(gfn2, known)
+    calibration = calibrated(gfn2, gfn2.labelled([table for table in tables if table.seed == 0]))
     frames = gfn2.replayed([table for table in tables if table.seed == 1])[::3]
     held, spent = [], []
     for seed in range(50 if quick else REPLAYS):

@@ -41,7 +41,7 @@ from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
-from hybrid_calc.gate.regime import Regime, classify
+from hybrid_calc.gate.regime import BOND_FLAGS, Regime, classify
 from hybrid_calc.gate.signals import observe
 from hybrid_calc.geometry import (
     Composition,
@@ -368,7 +368,7 @@ class Engine:
                 return known
         self.gate.budget.spend(audit=decision.is_audit)
         try:
-            doubtful = observation.report.of(Severity.REGIME)
+            doubtful = not BOND_FLAGS.isdisjoint(observation.report.names)
             if isinstance(self.reference, CarefulReference) and doubtful:
                 return self.reference.label_doubtful(atoms)
             return self.reference.label(atoms)

@@ -76,7 +76,8 @@ class Step:
     seconds: dict[str, float]
 
     def __str__(self) -> str:
-        lines = [f"geometry {self.index}, {self.regime}: answered by the {self.source}"]
+        where = f"{self.regime} ({self.decision.standing})"
+        lines = [f"geometry {self.index}, {where}: answered by the {self.source}"]
         if self.force_error is not None and self.energy_error is not None:
             lines[0] += (
                 f", committee off by {self.force_error:.2f} eV/A and {self.energy_error:+.3f} eV"

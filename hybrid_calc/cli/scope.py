@@ -48,6 +48,13 @@ def calibrate(
         Path | None,
         typer.Option(help="Frames the committee was trained on, any file ASE reads."),
     ] = None,
+    signal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Use it beside the force spread where it is shown to help: novelty, "
+            "second_opinion; repeatable."
+        ),
+    ] = None,
     label_noise: Annotated[
         float | None,
         typer.Option(help="How far labels are from the tight solution of their level, eV/A."),
@@ -79,6 +86,7 @@ def calibrate(
         gate=gate,
         missed_share=missed_share,
         parts=tuple(part or (CALIBRATION_PART,)),
+        signals=tuple(signal or ()),
         seed=seed,
         label_noise=_label_noise(store.levels, label_noise),
         allow_level_mismatch=mismatch,

@@ -34,14 +34,14 @@ from hybrid_calc.drivers.labelling import (
 )
 from hybrid_calc.drivers.saddle import surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
-from hybrid_calc.drivers.shape import has_clash
+from hybrid_calc.drivers.shape import frozen_atoms, has_clash, part_clashes
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
 from hybrid_calc.errors import ReferenceFailed
 
 MAX_FAILURES = 2
 """Refused proposals before the plain optimiser takes over."""
 
-SURFACE_SHARE = 0.1
+SURFACE_SHARE = 0.04
 """The surface is relaxed to this share of the target."""
 
 SURFACE_STEPS = 200
@@ -284,9 +284,12 @@ class HybridRelax:
         return kind(frame, logfile=None, maxstep=self.settings.max_step_ang)
 
     def _start(self) -> NDArray[np.float64]:
-        """Return the positions of the lowest usable label, or of the start."""
+        """Return the positions of the lowest usable label, or of the start without clashes."""
         best = min(self.book.usable(), key=lambda one: one.energy, default=None)
-        return np.array(self.atoms.positions) if best is None else best.positions
+        if best is not None:
+            return best.positions
+        numbers, positions = self.atoms.numbers, np.array(self.atoms.positions)
+        return part_clashes(numbers, positions, frozen_atoms(self.atoms))
 
     def _best(self) -> SurfaceLabel | None:
         return min(self.book.labels, key=lambda one: one.energy, default=None)

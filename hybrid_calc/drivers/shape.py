@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,13 @@ BOND_STRETCH = 1.3
 
 CLASH = 0.65
 """Atoms nearer than this times the sum of their covalent radii pass through each other."""
+
+
+PARTED = 0.85
+"""To this part of it they are moved apart: a double bond of carbon and oxygen."""
+
+PARTING_ROUNDS = 20
+"""Parting one pair may bring another together."""
 
 
 def frozen_atoms(template: Atoms) -> list[int]:
@@ -59,6 +67,36 @@ def has_clash(numbers: NDArray[np.int_], positions: NDArray[np.float64]) -> bool
     distance = np.linalg.norm(positions[first] - positions[second], axis=1)
     radii = covalent_radii[numbers]
     return bool((distance < CLASH * (radii[first] + radii[second])).any())
+
+
+def part_clashes(
+    numbers: NDArray[np.int_], positions: NDArray[np.float64], frozen: Sequence[int] = ()
+) -> NDArray[np.float64]:
+    """Return the geometry (N, 3), A, with atoms that clash moved apart to a short bond.
+
+    Models without a short-range wall pull such atoms together. A geometry without a clash
+    comes back as it is; frozen atoms stay.
+    """
+    here = np.array(positions, dtype=float)
+    first, second = np.triu_indices(len(numbers), k=1)
+    radii = covalent_radii[numbers]
+    reach = radii[first] + radii[second]
+    share = np.ones(len(numbers))
+    share[list(frozen)] = 0.0
+    for _ in range(PARTING_ROUNDS):
+        distance = np.linalg.norm(here[first] - here[second], axis=1)
+        near = np.flatnonzero((distance < CLASH * reach) & (share[first] + share[second] > 0))
+        if not near.size:
+            break
+        for pair in near:
+            one, two = first[pair], second[pair]
+            away = here[two] - here[one]
+            length = float(np.linalg.norm(away))
+            away = away / length if length > 0 else np.array([1.0, 0.0, 0.0])
+            missing = (PARTED * reach[pair] - length) / (share[one] + share[two])
+            here[one] -= share[one] * missing * away
+            here[two] += share[two] * missing * away
+    return here
 
 
 def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:

@@ -385,7 +385,17 @@ class Gate:
 
         Where a committee is bound and the state belongs to another one, only
         what was spent and the random stream come back.
+
+        Raises
+        ------
+        InputError
+            An earlier version of hybrid_calc wrote the state.
         """
+        if "doubts" not in state:
+            raise InputError(
+                "this run was begun by an earlier version of hybrid_calc, whose gate kept less in "
+                "mind: finish it with that version, or start a new run on the same store."
+            )
         self.budget.spent, self.budget.audits = state["spent"], state["paid_audits"]
         self._random.bit_generator.state = state["random"]
         now, self.committee = self.committee, state["committee"]

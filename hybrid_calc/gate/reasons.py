@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hybrid_calc.flags.report import Severity
 from hybrid_calc.gate.calibrated import RegimeCalibration
 from hybrid_calc.gate.evidence import Trust
 from hybrid_calc.gate.observation import Observation
@@ -84,9 +85,13 @@ def _contradiction(
     """Return where flags and committee disagree, either way.
 
     Where both object nothing contradicts and ``uncertain`` asks; where that is
-    switched off the flag still does.
+    switched off the flag still does.  In a calibrated regime the flags that
+    make it one were up in its calibration frames as well and contradict
+    nothing; hard ones always do.
     """
     flags = observation.asking_flags()
+    if verdict.calibrated is not None:
+        flags = tuple(flag for flag in flags if flag.severity is Severity.HARD)
     if not flags:
         if verdict.objects:
             return [Reason(policy="contradiction", detail=f"{_score(verdict)}, and no flag asks")]

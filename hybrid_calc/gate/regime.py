@@ -23,9 +23,11 @@ from hybrid_calc.geometry import Composition
 OUTSIDE, CLASH, REACTIVE, DEFECT = "outside", "clash", "reactive", "defect"
 HIGH_ENERGY, EQUILIBRIUM, WARM, HOT = "high-energy", "equilibrium", "warm", "hot"
 
+BOND_FLAGS = frozenset({"bond_breaking", "bond_forming", "fragments"})
+"""Flags of bonds that are not what they were."""
 BY_FLAG = (
     (CLASH, frozenset({"close_contact"})),
-    (REACTIVE, frozenset({"bond_breaking", "bond_forming", "fragments"})),
+    (REACTIVE, BOND_FLAGS),
     (DEFECT, frozenset({"site_coordination"})),
     (
         HIGH_ENERGY,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hybrid_calc.errors import InputError
 from hybrid_calc.gate.calibration import error_interval_factor, missed_share_threshold
 from hybrid_calc.gate.labelled import LabelledFrames
-from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.regime_entry import RegimeEntry
 from hybrid_calc.gate.score import SPREAD, Score, choose_score, spread_alone
 
@@ -29,6 +30,7 @@ def calibrate_regimes(
     force_tolerance: float,
     energy_tolerance: float,
     random: np.random.Generator,
+    signals: Sequence[str] = FUSED,
 ) -> tuple[RegimeEntry, ...]:
     """Return score and threshold of every regime there are frames of.
 
@@ -45,6 +47,8 @@ def calibrate_regimes(
         Beyond which a frame is bad, eV/A and eV.
     random
         Of folds and bootstrap.
+    signals
+        That a score may use, in the order they are tried.
 
     Raises
     ------
@@ -59,27 +63,28 @@ def calibrate_regimes(
         here = frames.of_regime(regime)
         here = here.take(~np.isnan(here.signals[SPREAD]))
         if len(here):
-            scored = _score(regime, fitting, here, tolerances, random)
+            there = None if fitting is None else fitting.of_regime(regime)
+            scored = _score(there, here, tolerances, random, signals=signals)
             entries.append(_entry(here, scored, missed_share, tolerances))
     return tuple(entries)
 
 
 def _score(
-    regime: Regime,
     fitting: LabelledFrames | None,
     frames: LabelledFrames,
     tolerances: tuple[float, float],
     random: np.random.Generator,
+    *,
+    signals: Sequence[str],
 ) -> tuple[Score, bool]:
     """Return the score of a regime, and whether it was fitted."""
     alone = spread_alone(tolerances[0])
     if fitting is None:
         return alone, False
-    there = fitting.of_regime(regime)
-    there = there.take(~np.isnan(there.signals[SPREAD]))
+    there = fitting.take(~np.isnan(fitting.signals[SPREAD]))
     names = [
         name
-        for name in FUSED
+        for name in (SPREAD, *(name for name in signals if name != SPREAD))
         if name in there.signals
         and not np.isnan(there.signals[name]).any()
         and not np.isnan(frames.signals.get(name, np.array([np.nan]))).any()

@@ -146,6 +146,7 @@ def test_bad_input_is_one_line_with_the_remedy(jobs, store, tmp_path):
         ("cannot be read", ("calibrate", store, "--committee", tmp_path / "none.bundle")),
         ("its parts are", ("calibrate", store, "--committee", job, "--part", "hold")),
         ("between 0 and 1", ("calibrate", store, "--committee", job, "--missed-share", "2")),
+        ("a score can use", ("calibrate", store, "--committee", job, "--signal", "luck")),
         ("must be positive", ("calibrate", store, "--committee", job, "--force-tolerance", "-1")),
         ("cannot be read", ("calibrate", store, "--committee", job, "--training", folder)),
         ("neither", ("scope", store)),

@@ -14,6 +14,7 @@ from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
 from hybrid_calc.drivers.relax import HybridRelax
 from hybrid_calc.drivers.settings import RelaxSettings
+from hybrid_calc.drivers.shape import part_clashes
 from hybrid_calc.drivers.vibrations import vibrations_of
 from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
@@ -82,6 +83,22 @@ def test_a_hole_in_the_committee_is_not_fallen_into(start):
     # 0.65 times two covalent radii of carbon, 0.76 A each.
     for one in reference.asked:
         assert distance(one, 0, 1) > 0.988
+
+
+def test_atoms_that_clash_at_the_start_are_parted_first(start):
+    start.positions[1] = start.positions[0] + [0.4, 0.0, 0.0]
+    before = start.positions.copy()
+    reference = Reference(cluster)
+    result = HybridRelax(start, committee_of(near), reference).run()
+    assert result.confirmed
+    assert result.method == "surface"
+    assert np.array_equal(start.positions, before)
+    start.set_constraint(FixAtoms([0]))
+    parted = part_clashes(start.numbers, start.positions, [0])
+    assert np.array_equal(parted[0], before[0])
+    # 0.85 times two covalent radii of carbon, 0.76 A each, along the line they were on.
+    assert parted[1] == pytest.approx(before[0] + [1.292, 0.0, 0.0])
+    assert np.array_equal(part_clashes(start.numbers, parted), parted)
 
 
 def test_after_the_cap_plain_bfgs_finishes_the_work(start):

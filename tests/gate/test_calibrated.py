@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_calc.errors import InputError
+from hybrid_calc.flags.report import Severity
 from hybrid_calc.gate.calibrated import (
     Calibration,
     CalibrationMismatchWarning,
@@ -23,7 +24,7 @@ from hybrid_calc.gate.doubts import CalibrationDoubtedWarning
 from hybrid_calc.gate.gate import EvidenceVoidWarning, Gate
 from hybrid_calc.gate.policy import Source
 from hybrid_calc.gate.settings import GateSettings
-from tests.gate.scenes import ALL, BREAKING, CALM, CLASH, REACTIVE, WARM, observe
+from tests.gate.scenes import ALL, BREAKING, CALM, CLASH, REACTIVE, WARM, flag, observe
 
 QUIET = ALL - {"audit"}
 
@@ -123,8 +124,16 @@ def test_trust_silences_an_unseen_environment_of_a_validated_regime():
     assert judge.decide(scene).reasons == ()
 
 
-def test_a_flag_up_while_the_calibrated_committee_is_calm_is_a_contradiction():
-    decision = gate().decide(observe(0.01, 0.0, BREAKING, risk=0.0))
+def test_flags_that_make_a_calibrated_regime_contradict_nothing_there():
+    judge = gate(Table({REACTIVE: known()}))
+    assert judge.decide(observe(0.01, 0.0, BREAKING, risk=0.0, regime=REACTIVE)).policies == ()
+    decision = judge.decide(observe(0.01, 0.0, BREAKING, risk=0.5, regime=REACTIVE))
+    assert "uncertain" in decision.policies
+
+
+def test_a_hard_flag_contradicts_a_calibrated_committee_that_is_calm():
+    jump = flag("step_displacement", Severity.HARD, atoms=(1,), value=0.5, limit=0.3, unit="A")
+    decision = gate().decide(observe(0.01, 0.0, jump, risk=0.0))
     assert decision.policies == ("contradiction",)
 
 

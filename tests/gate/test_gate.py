@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybrid_calc.committee.prediction import Prediction
-from hybrid_calc.errors import BudgetExhausted, PredictionFailed
+from hybrid_calc.errors import BudgetExhausted, InputError, PredictionFailed
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.policy import Source
 from hybrid_calc.gate.settings import GateSettings
@@ -510,3 +510,9 @@ def test_more_spread_never_means_less_asking(small, large):
     assume(small <= large)
     asks = [bool(decide(gate("uncertain"), spread).reasons) for spread in (small, large)]
     assert asks[0] <= asks[1]
+
+
+def test_a_state_of_an_earlier_version_is_refused_with_what_to_do():
+    old = {"evidence": [], "spent": 3, "audits": 1, "audited": 1, "audited_bad": 0}
+    with pytest.raises(InputError, match="finish it with that version"):
+        gate("uncertain").restore(old)

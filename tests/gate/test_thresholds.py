@@ -143,6 +143,15 @@ def test_a_score_of_several_signals_is_fitted_on_other_trajectories_and_keeps_it
     assert entry.call_rate < spread_alone.call_rate
 
 
+def test_signals_nobody_asked_for_are_not_used():
+    (entry,) = calibrate_regimes(
+        POPULATION, FITTING, missed_share=0.1, random=np.random.default_rng(0), signals=(),
+        **TOLERANCES,
+    )  # fmt: skip
+    assert entry.score.signals == ("force_spread",)
+    assert entry.score.gains == ()
+
+
 def test_a_trajectory_on_both_sides_is_refused():
     with pytest.raises(InputError, match="may not be fitted"):
         entries(POPULATION, POPULATION)
