@@ -29,12 +29,16 @@ class Recipe:
         The committee whose training data are of this physics; empty for none.
     evidence
         What the match and the numerics were checked against.
+    label_noise_ev_per_ang
+        Largest force deviation from the tight solution that was measured, eV/A; None
+        where none was.
     """
 
     name: str
     level: LevelOfTheory
     matches: str = ""
     evidence: str
+    label_noise_ev_per_ang: float | None = None
 
 
 def _dft(functional: str, basis: str, *, cart: bool = False, dispersion: str = "") -> LevelOfTheory:
