@@ -21,6 +21,8 @@ def field_of(mole, *, unrestricted=False):
     field = (dft.UKS if unrestricted else dft.RKS)(mole, xc="wb97x").density_fit()
     field.grids.level = 0
     field.conv_tol = 1e-7
+    field._chkfile.close()  # PySCF keeps a temporary file open for each
+    field.chkfile = None
     return field
 
 
@@ -35,7 +37,7 @@ def atoms_apart(mole, ups):
     """Return the energy reached from free atoms, each with its spins up or down."""
     from pyscf import scf
 
-    whole = np.asarray(scf.RHF(mole).get_init_guess(key="atom"))
+    whole = np.asarray(scf.RHF(mole).get_init_guess(key="minao"))
     whole = whole.sum(axis=0) if whole.ndim == 3 else whole
     weights = np.empty((2, mole.nao))
     for (_, _, begin, end), up in zip(mole.aoslice_by_atom(), ups, strict=True):
