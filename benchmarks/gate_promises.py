@@ -43,7 +43,6 @@ SINGLE = {
 }
 """Thresholds on one signal."""
 REPLAYS = 500
-TEMPERATURES = ("300K", "600K", "1200K")
 Found = tuple[dict[str, float], dict[str, Any]]
 
 

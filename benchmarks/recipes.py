@@ -31,7 +31,7 @@ TARGETS = {
     "max_relative_energy_deviation_ev": ("<=", 0.001),
     "max_force_deviation_strict_ev_per_ang": ("<=", 0.0005),
 }
-STEP_ANG = 0.005
+STEP_ANG = 0.0025
 
 
 def geometries() -> list[Atoms]:

@@ -328,6 +328,7 @@ BAD_VALUES = [
     ("reference.pyscf.cold_share", 1.5),
     ("reference.pyscf.stability", "often"),
     ("reference.pyscf.when_unstable", "guess"),
+    ("reference.pyscf.max_spin_contamination", -1),
     ("reference.pyscf.executor", "slurm"),
     ("reference.pyscf.executor.local.workers", 0),
     ("reference.pyscf.executor.local.patience_s", 0),

@@ -18,6 +18,9 @@ from hybrid_calc.gate.regime import Regime
 
 BLOCK = 4
 """Frames compared at a time."""
+REACH = 1.25
+"""How far beyond the largest labelled spread a factor is believed: thermal motion alone moves the
+spread that much, and without a margin every new maximum, a per cent above the last, asks again."""
 REMEMBERED = 200
 """Validated frames per regime that are remembered; older ones are forgotten first."""
 
@@ -159,7 +162,8 @@ class Evidence:
         """Return the error over spread to expect in a regime; see `estimated_factor`.
 
         What was learned on calm frames says nothing about wilder ones: where
-        `spread` (eV/A) exceeds every labelled one, it is `start` at least.
+        `spread` (eV/A) exceeds the largest labelled one by more than `REACH`,
+        it is `start` at least.
         """
         if regime not in self._factors:
             frames = [f for f in self._frames.get(regime, ()) if math.isfinite(f.spread)]
@@ -175,7 +179,7 @@ class Evidence:
                 max((frame.spread for frame in frames), default=0.0),
             )
         factor, reach = self._factors[regime]
-        return factor if spread <= reach else max(factor, start)
+        return factor if spread <= REACH * reach else max(factor, start)
 
     def state(self) -> list[dict[str, Any]]:
         """Return everything as JSON-able data."""

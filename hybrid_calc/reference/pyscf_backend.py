@@ -8,6 +8,7 @@ long, started again after a crash, and ends with its parent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -170,7 +171,8 @@ class PySCFReference:
             return {}
         with self._lock:
             if self._memory_is_old and self._worker is not None:
-                self._memory = self._ask({"task": "state"})["state"]
+                with contextlib.suppress(ReferenceFailed):  # it died: the last state known stands
+                    self._memory = self._ask({"task": "state"})["state"]
                 self._memory_is_old = False
             return {"densities": self._memory, "unsolved": list(self._unsolved)}
 

@@ -63,7 +63,7 @@ SETTINGS = {
         "unknown key committee.members",
     ),
     "unknown kind": ({"committee": {"kind": "nequip"}}, "committee.kind must be one of ani"),
-    "no kind": ({"reference": {"threads": 2}}, "reference.kind must be one of pyscf, xtb, toy"),
+    "no kind": ({"reference": {"threads": 2}}, "reference.kind must be one of pyscf, xtb, ase"),
     "unknown level name": (
         {"reference": {"kind": "pyscf", "level": "ani-2x"}},
         "reference.level: known names are ani-1x",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -191,3 +192,11 @@ def test_the_factor_follows_every_new_label_of_its_regime():
     known.add(CALM, frame(0, spread=0.1, error=0.5))
     assert known.factor(CALM, 0.0, **FACTOR) == pytest.approx(5.0)
     assert known.factor(REACTIVE, 0.0, **FACTOR) == 3.0
+
+
+def test_the_factor_holds_a_quarter_beyond_the_largest_labelled_spread_and_no_further():
+    spreads = (0.2, 0.1, 0.1, 0.1, 0.1, 0.1)
+    known = evidence(*(frame(i, spread=spread, error=0.1) for i, spread in enumerate(spreads)))
+    assert known.factor(CALM, 0.2 * 1.24, **FACTOR) == pytest.approx(1.0)  # 0.1 / 0.1
+    assert known.factor(CALM, 0.2 * 1.26, **FACTOR) == 3.0
+    assert known.factor(CALM, math.inf, **FACTOR) == 3.0

@@ -554,10 +554,11 @@ def test_state_of_a_worker_that_died_is_the_last_one_known(fresh, others):
     reference = fresh()
     reference.label(molecule("H2O"))
     before = reference.state()
-    for pid in set(workers_of(os.getpid())) - others:
-        os.kill(pid, signal.SIGKILL)
     atoms = molecule("H2O")
     atoms.rattle(0.01, seed=1)
+    reference.label(atoms)
+    for pid in set(workers_of(os.getpid())) - others:
+        os.kill(pid, signal.SIGKILL)
     assert reference.state() == before
     assert reference.label(atoms).rung == "warm"  # the new worker was told
 

@@ -16,7 +16,7 @@ from hybrid_calc.reference.recipes import RECIPES, STRICT
 pytest.importorskip("pyscf")
 
 BENT = Atoms("OH2", positions=[[0, 0, 0.12], [0.1, 0.76, -0.47], [0, -0.80, -0.43]])
-STEP_ANG = 0.005
+STEP_ANG = 0.0025
 
 
 @pytest.fixture(autouse=True)
