@@ -254,10 +254,6 @@ class Gate:
         good = self.within_tolerance(force_error, energy_error)
         if streak is not None:
             streak.settle(good)
-        if decision.is_audit:
-            self.audits.add(decision.regime, decision.audit_probability, bad=not good)
-            if not good:
-                self.evidence.distrust(decision.regime)
         known = self.calibrated(decision.regime)
         if decision.validated and known is not None and not good:
             self._doubts.add_bad(
@@ -266,6 +262,15 @@ class Gate:
                 probability=self.audit_probability(decision.regime, validated=True),
                 missed_share=known.missed_share,
             )
+        if decision.is_audit:
+            self.audits.add(
+                decision.regime,
+                decision.audit_probability,
+                bad=not good,
+                ends_calibration=known is not None and decision.regime in self._doubts,
+            )
+            if not good:
+                self.evidence.distrust(decision.regime)
         self.evidence.add(
             decision.regime,
             Validated(

@@ -1,4 +1,4 @@
-"""How unlike its training frames, and how unlike validated ones, a committee finds each atom.
+"""How unlike its training frames a committee finds each atom.
 
 Descriptors of each element's training atoms form a cloud.  Novelty is the
 Mahalanobis distance to its centre along the 32 principal axes, with what lies
@@ -25,10 +25,6 @@ ATOMS_PER_AXIS = 5
 """Training atoms that an axis needs; with fewer there are fewer axes."""
 TRAINING_QUANTILE = 0.99
 """Share of an element's training atoms whose novelty is at most 1."""
-NEAREST = 5
-"""The distance to validated environments is that to the fifth nearest."""
-ENVIRONMENTS = 2000
-"""Validated environments per element that are remembered; older ones are forgotten first."""
 CACHED_COMPOSITIONS = 64
 _FLOOR = 1e-9
 
@@ -235,73 +231,3 @@ class Novelty:
                 for number in sorted({int(name.partition(".")[0]) for name in arrays})
             }
         )
-
-
-class Environments:
-    """Environments that the reference confirmed, in the coordinates of novelty.
-
-    Parameters
-    ----------
-    novelty
-        Whose clouds give the coordinates.
-    """
-
-    def __init__(self, novelty: Novelty) -> None:
-        self._novelty = novelty
-        self._places: dict[int, NDArray[np.float32]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(places) for places in self._places.values())
-
-    def add(self, numbers: NDArray[np.integer], descriptors: NDArray[np.floating]) -> None:
-        """Take in the atoms of a frame that was within tolerance.
-
-        Raises
-        ------
-        InputError
-            A descriptor that is not a finite number.
-        """
-        if not np.isfinite(descriptors).all():
-            raise InputError("a validated environment needs finite descriptors.")
-        for number, atoms in self._novelty.layout(numbers).groups:
-            cloud = self._novelty.clouds.get(number)
-            if cloud is not None:
-                new = cloud.coordinates(descriptors[atoms])
-                known = self._places.get(number, new[:0])
-                self._places[number] = np.concatenate((known, new))[-ENVIRONMENTS:]
-
-    def distances(
-        self, numbers: NDArray[np.integer], descriptors: NDArray[np.floating]
-    ) -> NDArray[np.float64]:
-        """Return how far each atom is from its fifth nearest validated environment, shape (N,).
-
-        In the unit of novelty; infinite where there are not five of its
-        element, or where a descriptor is not a finite number.
-        """
-        distance = np.full(len(numbers), np.inf)
-        for number, atoms in self._novelty.layout(numbers).groups:
-            known = self._places.get(number)
-            if known is None or len(known) < NEAREST:
-                continue
-            with np.errstate(invalid="ignore", over="ignore"):
-                here = self._novelty.clouds[number].coordinates(descriptors[atoms])
-                squares = (
-                    np.einsum("na,na->n", here, here)[:, None]
-                    + np.einsum("ma,ma->m", known, known)[None, :]
-                    - 2 * here @ known.T
-                )
-            fifth = np.partition(squares, NEAREST - 1, axis=1)[:, NEAREST - 1]
-            distance[atoms] = np.sqrt(np.maximum(fifth, 0))
-        distance[np.isnan(distance)] = np.inf
-        return distance
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything as arrays by atomic number."""
-        return {str(number): places for number, places in self._places.items()}
-
-    @classmethod
-    def from_arrays(cls, novelty: Novelty, arrays: Mapping[str, NDArray[Any]]) -> Environments:
-        """Rebuild the environments from `arrays`."""
-        environments = cls(novelty)
-        environments._places = {int(name): array for name, array in arrays.items()}
-        return environments

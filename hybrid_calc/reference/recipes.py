@@ -96,7 +96,9 @@ _LOOSE = (
     Recipe(
         name="balanced",
         level=_dft("wb97m-d3bj", "def2-svp", dispersion="d3bj"),
-        evidence="The functional of mace-off in a smaller basis; matches no published committee.",
+        evidence="The functional of mace-off in a smaller basis; matches no published committee. "
+        "Formaldehyde: 0.25 meV/A from the tight solution (strict 0.1; benchmarks/recipes.py).",
+        label_noise_ev_per_ang=0.0003,
     ),
     Recipe(
         name="fast",

@@ -106,3 +106,20 @@ def test_audits_never_stop():
     assert judge.audit_probability(CALM) == 0.03
     with pytest.raises(ValueError, match="audit_probability"):
         GateSettings(audit_probability=0.0)
+
+
+def test_the_lower_bound_leaves_out_the_audit_that_ends_a_calibration():
+    found, ended = AuditLog(), AuditLog()
+    for number in range(4):
+        found.add(CALM, 0.03, bad=number == 1)
+        ended.add(CALM, 0.03, bad=number == 1, ends_calibration=number == 1)
+    for _ in range(100):
+        found.count(flagged=False)
+        ended.count(flagged=False)
+    plain, careful = found.missed(), ended.missed()
+    assert (careful.audits, careful.bad, careful.estimate) == (4, 1, 0.25)
+    assert careful.high == plain.high
+    assert 0.0 == careful.low < plain.low  # none of three
+    again = AuditLog()
+    again.restore(json.loads(json.dumps(ended.state())))
+    assert again.missed() == careful

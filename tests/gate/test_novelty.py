@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from hybrid_calc.errors import InputError
-from hybrid_calc.gate.novelty import Environments, Novelty, fit_cloud
+from hybrid_calc.gate.novelty import Novelty, fit_cloud
 
 WATER = np.array([8, 1, 1])
 
@@ -103,12 +103,6 @@ def test_no_number_that_is_not_finite_passes(atom, value):
     found = novelty.of_atoms(WATER, frame)
     assert found[atom] == np.inf
     assert np.isfinite(np.delete(found, atom)).all()
-    environments = Environments(novelty)
-    with pytest.raises(InputError, match="finite"):
-        environments.add(WATER, frame)
-    for each in frames:
-        environments.add(WATER, each)
-    assert environments.distances(WATER, frame)[atom] == np.inf
 
 
 def test_bad_training_data_are_refused():
@@ -133,30 +127,3 @@ def test_arrays_carry_everything(fitted):
     again = Novelty.from_arrays(load(save(novelty.arrays())))
     assert np.array_equal(again.of_atoms(WATER, frames[7]), novelty.of_atoms(WATER, frames[7]))
     assert again.clouds[1].atoms == 800
-
-
-def test_the_fifth_nearest_validated_environment_by_hand():
-    points = np.array([[x, 0.0] for x in (-1, 1) * 5])
-    novelty = Novelty({1: fit_cloud(points)})  # one unit of novelty is one along the axis
-    known = Environments(novelty)
-    one = np.array([1])
-    for x in (0.0, 0.1, 0.2, 0.3):
-        known.add(one, np.array([[x, 0.0]]))
-    assert known.distances(one, np.array([[0.0, 0.0]])) == np.inf  # only four
-    known.add(one, np.array([[-2.5, 0.0]]))
-    assert known.distances(one, np.array([[0.0, 0.0]]))[0] == pytest.approx(2.5, abs=1e-3)
-    assert known.distances(one, np.array([[-1.0, 0.0]]))[0] == pytest.approx(1.5, abs=1e-3)
-    assert known.distances(np.array([8]), np.array([[0.0, 0.0]])) == np.inf
-    assert len(known) == 5
-
-
-def test_distances_are_those_of_brute_force_and_survive_their_arrays(fitted):
-    novelty, frames = fitted
-    known = Environments(novelty)
-    for frame in frames[:50]:
-        known.add(WATER, frame)
-    again = Environments.from_arrays(novelty, load(save(known.arrays())))
-    places = np.array([novelty.clouds[8].coordinates(frame[:1])[0] for frame in frames[:51]])
-    brute = np.sort(np.linalg.norm(places[:50] - places[50], axis=1))[4]
-    for environments in (known, again):
-        assert environments.distances(WATER, frames[50])[0] == pytest.approx(brute, rel=1e-3)
