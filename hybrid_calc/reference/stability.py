@@ -25,6 +25,9 @@ UNSTABLE_HARTREE = -2e-3
 LOWER_HARTREE = 1e-6
 """Energy by which another state must be lower to be another state."""
 
+NEARLY_DEGENERATE = 0.02
+"""Difference of orbital energies below which either may be the one that matters, hartree."""
+
 MAX_DESCENTS = 3
 
 CERTAIN, FOLLOWED = 0.3, 0.1
@@ -85,20 +88,29 @@ def examine(
         return Verdict(outcome=outcome, checks=checks)
     if not allow_unrestricted:
         return _rejected(outcome, checks, f"triplet Hessian {lowest:.3f} hartree")
-    starts = [_way_down(outcome.field, rotation)]
-    starts[:0] = [] if guess is None else [guess]
-    cycles = 0
-    for density in starts:
-        field = make_unrestricted()
-        field.kernel(dm0=density)
-        cycles += int(field.cycles)
-        complaint = complaint_about(field)
-        if not complaint and field.e_tot > outcome.field.e_tot - LOWER_HARTREE:
-            complaint = "the unrestricted state fell back to the restricted one"
-        if not complaint:
+    down = _way_down(outcome.field, rotation)
+    # Lazily: where a guess of a geometry nearby leads down, nothing else is tried.  Without
+    # one the way down may end in the wrong one of several states (CO at 1.8 A has two within
+    # 60 meV), or nowhere, where more than one bond breaks (N2 at 1.7 A): the lower end counts.
+    ways = [[guess]] if guess is not None else []
+    ways.append([down, _spins_apart(outcome.field, down), *_frontier_mixed(outcome.field)])
+    cycles, ends, complaint = 0, [], ""
+    for densities in ways:
+        for density in densities:
+            field = make_unrestricted()
+            field.kernel(dm0=density)
+            cycles += int(field.cycles)
+            wrong = complaint_about(field)
+            if not wrong and field.e_tot > outcome.field.e_tot - LOWER_HARTREE:
+                wrong = "the unrestricted state fell back to the restricted one"
+            complaint = complaint or wrong
+            if not wrong:
+                ends.append(field)
+        if ends:
             break
-    if complaint:
+    if not ends:
         return _rejected(outcome, checks, complaint)
+    field = min(ends, key=lambda end: end.e_tot)
     below = outcome_of(
         field,
         rung="unrestricted",
@@ -115,6 +127,48 @@ def _way_down(field: Any, rotation: NDArray[np.float64]) -> Any:
     turned = rotated(field.mo_coeff, field.mo_occ, rotation)
     orbitals = np.array([turned, field.mo_coeff])
     return np.array([(c * half) @ c.T for c in orbitals])
+
+
+def _spins_apart(field: Any, down: Any) -> Any:
+    """Return a restricted density with the spins apart, atom by atom as a way down begins.
+
+    On atoms where spin up gains, three quarters of the electrons are up; on the
+    others three quarters are down.  All pairs of a multiple bond come apart at
+    once, of which an eigenvector of the Hessian turns one.
+    """
+    overlap, mole = field.get_ovlp(), field.mol
+    spin = np.einsum("ij,ji->i", down[0] - down[1], overlap)
+    more = np.empty(len(spin))
+    for _, _, begin, end in mole.aoslice_by_atom():
+        more[begin:end] = 1.5 if spin[begin:end].sum() > 0 else 0.5
+    whole = np.asarray(field.make_rdm1()) / 2
+    roots = np.sqrt(np.array([more, 2.0 - more]))
+    return roots[:, :, None] * whole * roots[:, None, :]
+
+
+def _frontier_mixed(field: Any) -> list[Any]:
+    """Return densities with an orbital just below the highest mixed half and half with the lowest.
+
+    One per occupied orbital that is as good as degenerate with the highest
+    (pi orbitals of C2): the way down turns a mixture of them.
+    """
+    occupied, empty = np.flatnonzero(field.mo_occ > 0), np.flatnonzero(field.mo_occ == 0)
+    if len(occupied) < 2 or not len(empty):
+        return []
+    order = occupied[np.argsort(field.mo_energy[occupied])]
+    lowest = empty[np.argmin(field.mo_energy[empty])]
+    top = field.mo_energy[order[-1]]
+    near = [place for place in order[:-1] if top - field.mo_energy[place] < NEARLY_DEGENERATE]
+    densities = []
+    for place in near[-2:]:
+        spins = []
+        for sign in (1.0, -1.0):
+            orbitals = field.mo_coeff.copy()
+            high, low = orbitals[:, place].copy(), orbitals[:, lowest].copy()
+            orbitals[:, place] = (high + sign * low) / np.sqrt(2)
+            spins.append((orbitals * (field.mo_occ / 2)) @ orbitals.T)
+        densities.append(np.array(spins))
+    return densities
 
 
 def external_root(field: Any) -> tuple[float, NDArray[np.float64]]:
