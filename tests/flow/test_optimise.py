@@ -121,4 +121,5 @@ def test_the_dimer_climbs_to_the_same_saddle():
     assert converged
     np.testing.assert_allclose(got.positions, want.positions, rtol=0, atol=1e-6)
     between = (hop().positions[-1, 0] + hop(there=True).positions[-1, 0]) / 2
-    assert got.positions[-1, 0] == pytest.approx(between, abs=0.05)
+    # a target of 0.05 eV/A on a flat ridge leaves a tenth of an angstrom
+    assert got.positions[-1, 0] == pytest.approx(between, abs=0.1)
