@@ -19,8 +19,9 @@ demo: .venv/installed
 	$(BIN)/hybrid-calc run configs/md-ethanol.yaml --output demo
 	$(BIN)/hybrid-calc store info demo/run.h5
 
+# Two files at a time: many tests wait for a process of their own.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
