@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,14 @@ TINY = LevelOfTheory(
 two_processes = functools.partial(LocalExecutor, 2)
 one_process = functools.partial(LocalExecutor, 1)
 one_thread = functools.partial(executor_jobs.threads, 1)
+
+
+@pytest.fixture(autouse=True)
+def _processes_find_the_tests(monkeypatch):
+    """Executors of others start Python by themselves: it must find what is sent to it here."""
+    root = str(Path(__file__).parents[2])
+    found = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (root, found))))
 
 
 def spawned_pool():
