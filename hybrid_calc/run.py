@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ase import Atoms
@@ -33,6 +29,7 @@ from hybrid_calc.report.profile import draw_profile
 from hybrid_calc.report.result import print_result
 from hybrid_calc.report.scope import ScopeLog
 from hybrid_calc.report.summary import ErrorLog, print_summary, summarise
+from hybrid_calc.signals import noted_signals
 
 EXIT_CODES = {
     Ending.FINISHED: 0,
@@ -83,7 +80,7 @@ def run_job(
         errors.add(line["regime"], line["force_error"], line["good"])
         scope.add(line["regime"], line.get("mean_temperature"))
     try:
-        with _signals() as asked_to_stop, Display(console, calculator) as display:
+        with noted_signals(ENDING) as asked_to_stop, Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
@@ -218,22 +215,3 @@ def _say_more(console: Console, summary: dict[str, Any], output: Path) -> None:
         f"train MACE on it: hybrid-calc store export {store} {output / 'train.xyz'}",
     ):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Note the first interrupt or termination; a second one interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        os.write(2, ENDING)  # nothing buffered: a signal may come in the middle of a print
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
