@@ -329,6 +329,7 @@ BAD_VALUES = [
     ("reference.pyscf.stability", "often"),
     ("reference.pyscf.when_unstable", "guess"),
     ("reference.pyscf.max_spin_contamination", -1),
+    ("reference.pyscf.device", "tpu"),
     ("reference.pyscf.executor", "slurm"),
     ("reference.pyscf.executor.local.workers", 0),
     ("reference.pyscf.executor.local.patience_s", 0),
@@ -353,6 +354,10 @@ BAD_VALUES = [
     ("reference.pyscf.level.grid_level", 10),
     ("reference.pyscf.level.convergence_hartree", 0),
     ("reference.pyscf.level.project_net_force", "yes please"),
+    ("reference.pyscf.level.cell", 5),
+    ("reference.pyscf.level.cell.pseudopotential", 5),
+    ("reference.pyscf.level.cell.cutoff_hartree", 0),
+    ("reference.pyscf.level.cell.k_point_density", 0),
 ]
 
 

@@ -223,6 +223,7 @@ def reference_maker(
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
         wall_limit_s=settings.wall_limit_s,
+        device=settings.device,
         warm_start=settings.warm_start,
         cold_share=settings.cold_share,
         stability=settings.stability,

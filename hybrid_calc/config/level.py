@@ -9,12 +9,27 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from hybrid_calc.config.base import Settings
 from hybrid_calc.errors import SettingsError
+from hybrid_calc.reference.cells import CELL, check_level
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.recipes import RECIPES
 from hybrid_calc.reference.solvent import check_solvent
 from hybrid_calc.reference.user_function import level_parameters
 
 LowerCase = Annotated[str, StringConstraints(to_lower=True, strip_whitespace=True)]
+
+
+class CellSettings(Settings):
+    """What a level needs for a periodic cell."""
+
+    pseudopotential: LowerCase = Field(
+        "gth-pbe", description="GTH pseudopotential in PySCF's spelling; basis is then a gth- one."
+    )
+    cutoff_hartree: float = Field(
+        150.0, gt=0, description="Plane-wave cut-off of the density's mesh, hartree."
+    )
+    k_point_density: float = Field(
+        2.0, gt=0, description="K-points per 1/A along each axis, as ASE counts them."
+    )
 
 
 class LevelSettings(Settings):
@@ -43,6 +58,11 @@ class LevelSettings(Settings):
         True, description="Remove the net force and torque that the grid leaves."
     )
 
+    cell: CellSettings | None = Field(
+        None,
+        description="For insulating crystals: pseudopotential, cutoff_hartree, k_point_density; "
+        "auxiliary_basis, grid_level do not apply. null is a level of molecules.",
+    )
     function: str = Field(
         "",
         description="Instead of a functional: module:function that gets PySCF's Mole and "
@@ -54,12 +74,17 @@ class LevelSettings(Settings):
         if not (self.functional or self.function):
             raise ValueError("a level needs a functional or a function")
         check_solvent(self.solvent)
+        check_level(self.to_level())
         return self
 
     def to_level(self) -> LevelOfTheory:
         """Return the level with its identity."""
-        keys = self.model_dump(exclude={"function"})
-        return LevelOfTheory(program="pyscf", **keys, parameters=level_parameters(self.function))
+        keys = self.model_dump(exclude={"function", "cell"})
+        parameters = level_parameters(self.function)
+        if self.cell is not None:
+            keys |= {"auxiliary_basis": "", "grid_level": 0}
+            parameters |= {CELL: self.cell.model_dump()}
+        return LevelOfTheory(program="pyscf", **keys, parameters=parameters)
 
 
 def named_level(value: object) -> object:
@@ -69,6 +94,7 @@ def named_level(value: object) -> object:
     if value not in RECIPES:
         raise ValueError(f"known names are {', '.join(RECIPES)}; give other levels by keys")
     level = RECIPES[value].level.to_dict()
+    level |= {CELL: RECIPES[value].level.parameters.get(CELL)}
     return {key: level[key] for key in LevelSettings.model_fields if key in level}
 
 

@@ -8,7 +8,7 @@ the ground state, so convergence and the order of orbitals are looked at here;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ class ScfOutcome:
     s_squared: float
 
 
-def climb(make_field: Callable[[], Any], guess: Any = None) -> ScfOutcome:
+def climb(
+    make_field: Callable[[], Any], guess: Any = None, rungs: Sequence[str] | None = None
+) -> ScfOutcome:
     """Try rung after rung until one converges to an aufbau state.
 
     Parameters
@@ -61,13 +63,15 @@ def climb(make_field: Callable[[], Any], guess: Any = None) -> ScfOutcome:
         Builds a fresh PySCF mean field of the level asked for.
     guess
         Density of a geometry nearby, for a first rung ``warm``.
+    rungs
+        Names of `RUNGS` to try; None for all.
     """
-    rungs = dict(RUNGS)
+    ladder = {name: run for name, run in RUNGS.items() if rungs is None or name in rungs}
     if guess is not None:
-        rungs = {WARM: lambda field: _from_density(field, guess), **rungs}
+        ladder = {WARM: lambda field: _from_density(field, guess), **ladder}
     history: list[str] = []
     cycles = 0
-    for name, run in rungs.items():
+    for name, run in ladder.items():
         try:
             field = run(make_field())
         except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
@@ -107,11 +111,13 @@ def complaint_about(field: Any) -> str:
 def aufbau_gap_ev(field: Any) -> float:
     """Return lowest empty minus highest occupied orbital energy, eV.
 
-    The smaller one of both spins; infinite where a spin has no empty or no
-    occupied orbital (the hydrogen atom in a minimal basis).
+    The smaller one of both spins, over all k-points of a crystal; infinite
+    where a spin has no empty or no occupied orbital (the hydrogen atom in a
+    minimal basis).
     """
-    energies = np.atleast_2d(np.asarray(field.mo_energy))
-    occupations = np.atleast_2d(np.asarray(field.mo_occ))
+    spins = 1 if is_restricted(field) else 2
+    energies = np.asarray(field.mo_energy).reshape(spins, -1)
+    occupations = np.asarray(field.mo_occ).reshape(spins, -1)
     gaps = []
     for levels, filled in zip(energies, occupations > 0, strict=True):
         if filled.any() and not filled.all():
@@ -188,8 +194,18 @@ RUNGS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+RUNGS_WITHOUT_NEWTON = (FIRST, "level_shift")
+"""For mean fields that PySCF's second-order solver and Hueckel guess do not take."""
+
+
+def is_restricted(field: Any) -> bool:
+    """Tell whether both spins share their orbitals."""
+    each = 2 if hasattr(field, "kpts") else 1  # a crystal's have an axis of k-points
+    return np.ndim(field.mo_occ) == each
+
+
 def _s_squared(field: Any) -> float:
-    if np.ndim(field.mo_occ) == 1:
+    if is_restricted(field):
         return 0.0
     value, _ = field.spin_square()
     return float(value)

@@ -102,6 +102,9 @@ class LevelOfTheory:
         are its physics.
         """
         fields = {name: _plain(getattr(self, name)) for name in PHYSICS}
+        cell = self.parameters.get("cell")
+        if isinstance(cell, Mapping):
+            fields["pseudopotential"] = cell.get("pseudopotential")
         if not self.functional:
             fields |= {"program": self.program, "parameters": _plain(self.parameters)}
         return fields

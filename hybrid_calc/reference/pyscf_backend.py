@@ -15,6 +15,7 @@ import time
 import warnings
 from typing import Any, Literal
 
+import numpy as np
 from ase import Atoms
 
 from hybrid_calc.errors import (
@@ -24,9 +25,9 @@ from hybrid_calc.errors import (
     ReferenceCrashed,
     ReferenceFailed,
     ReferenceNotConverged,
-    StructureError,
 )
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
+from hybrid_calc.reference.cells import CELL, check_cell, check_level
 from hybrid_calc.reference.checks import checked_label
 from hybrid_calc.reference.label import Label
 from hybrid_calc.reference.level import LevelOfTheory
@@ -43,6 +44,7 @@ Direct exchange builds allocate 1.6 GB for benzene at def2-TZVP whatever `max_me
 
 Stability = Literal["auto", "always", "never"]
 WhenUnstable = Literal["unrestricted", "reject"]
+Device = Literal["cpu", "cuda"]
 
 
 class LockedStateWarning(UserWarning):
@@ -53,7 +55,9 @@ class PySCFReference:
     """Kohn-Sham DFT by PySCF.
 
     Restricted for singlets, unrestricted otherwise; charge and multiplicity
-    from ``atoms.info``; molecules only.
+    from ``atoms.info``.  Molecules, or insulating crystals where the level is
+    one for cells (`hybrid_calc.reference.cells`): those start cold, and their
+    stability is not examined.
 
     Parameters
     ----------
@@ -85,6 +89,8 @@ class PySCFReference:
         rejected; a singlet may have one broken pair, which adds one.
     seed
         Of the cold sample.
+    device
+        ``cuda`` solves molecules on a graphics processor through gpu4pyscf.
 
     Raises
     ------
@@ -105,6 +111,7 @@ class PySCFReference:
         when_unstable: WhenUnstable = "unrestricted",
         max_spin_contamination: float = 0.3,
         seed: int = 0,
+        device: Device = "cpu",
     ) -> None:
         own = level.parameters.get("function")
         if level.program != "pyscf" or not (level.functional or own) or not level.basis:
@@ -113,6 +120,9 @@ class PySCFReference:
                 f"got {level.to_dict()}."
             )
         check_solvent(level.solvent)
+        check_level(level)
+        if device == "cuda" and CELL in level.parameters:
+            raise InputError("cells are solved on the processor; set device='cpu'.")
         if not 0 <= cold_share <= 1:
             raise InputError(f"cold_share must lie between 0 and 1; got {cold_share}.")
         if threads < 1 or max_memory_mb < 1 or not wall_limit_s > 0:
@@ -135,6 +145,7 @@ class PySCFReference:
             "allow_unrestricted": when_unstable == "unrestricted",
             "max_spin_contamination": max_spin_contamination,
             "seed": seed,
+            "device": device,
         }
         self._worker: WorkerProcess | None = None
         self._memory = ""
@@ -195,18 +206,14 @@ class PySCFReference:
         forces, before the next label, so that labels after it start from what
         they would have started from.
         """
-        if self._options["warm_start"]:
+        if self._options["warm_start"] and not atoms.pbc.any():  # cells start cold
             with self._lock:
                 question = self._question(atoms, doubtful=doubtful or has_open_bonds(atoms))
                 self._unsolved.append(question | {"task": "remember"})
 
     def _label(self, atoms: Atoms, *, doubtful: bool) -> Label:
         check_structure(atoms)
-        if atoms.pbc.any():
-            raise StructureError(
-                "PySCFReference solves molecules only; set atoms.pbc = False "
-                "or use AseReference with a periodic code."
-            )
+        check_cell(atoms, self._level)
         question = self._question(atoms, doubtful=doubtful)
         start = time.perf_counter()
         with self._lock:
@@ -228,6 +235,7 @@ class PySCFReference:
             "doubtful": doubtful,
             "numbers": atoms.numbers.tolist(),
             "positions": atoms.positions.tolist(),
+            "cell": atoms.cell.array.tolist() if atoms.pbc.any() else None,
             "charge": charge_of(atoms),
             "multiplicity": multiplicity_of(atoms),
             "level": self._level.to_dict(),
@@ -295,6 +303,7 @@ class PySCFReference:
             atoms,
             energy=answer["energy"],
             forces=answer["forces"],
+            stress=np.array(answer["stress"]) if "stress" in answer else None,
             level=self._level,
             rung=answer["rung"],
             checks=answer["checks"],

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from ase.units import Hartree
 
+from hybrid_calc.reference import graphics
+from hybrid_calc.reference.graphics import on_device
+
 FUNCTION = "function"
 """Key of a level's parameters: ``module:function`` that gets the Mole and returns a mean field."""
 
@@ -50,7 +53,9 @@ def build_molecule(request: dict[str, Any]) -> Any:
     )
 
 
-def build_field(molecule: Any, level: dict[str, Any], *, unrestricted: bool = False) -> Any:
+def build_field(
+    molecule: Any, level: dict[str, Any], *, unrestricted: bool = False, device: str = "cpu"
+) -> Any:
     """Return the mean field of a level: restricted for singlets, unrestricted else.
 
     Parameters
@@ -61,6 +66,8 @@ def build_field(molecule: Any, level: dict[str, Any], *, unrestricted: bool = Fa
         `LevelOfTheory.to_dict`.
     unrestricted
         Unrestricted for a singlet, too.
+    device
+        ``cuda`` solves it on a graphics processor.
     """
     from pyscf import dft
 
@@ -78,13 +85,17 @@ def build_field(molecule: Any, level: dict[str, Any], *, unrestricted: bool = Fa
     if level["dispersion"]:
         field.disp = level["dispersion"]
     field.grids.level = level["grid_level"]
-    field._numint = CachedIntegrator()
+    if device == "cpu":
+        field._numint = CachedIntegrator()
     if level["auxiliary_basis"]:
         auxiliary = level["auxiliary_basis"]
         field = field.density_fit(auxbasis=None if auxiliary == "auto" else auxiliary)
     if level["solvent"]:
         field = in_solvent(field, level["solvent"])
     field.conv_tol = level["convergence_hartree"]
+    if device == "cuda":  # its loop has a criterion of its own
+        field.conv_tol_grad = GRADIENT_SHARE * level["convergence_hartree"] ** 0.5
+        return on_device(field)
     field.check_convergence = gradient_converged
     return field
 
@@ -125,6 +136,8 @@ def forces_of(field: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the forces of a converged mean field, hartree/bohr, shape (N, 3)."""
     from hybrid_calc.reference.fitted_gradient import can_contract, gradient_of
 
+    if isinstance(field, graphics.OnDevice):
+        return graphics.forces_of(field)
     if can_contract(field):
         with contextlib.suppress(np.linalg.LinAlgError):  # PySCF fitted with another root
             return -np.asarray(gradient_of(field).kernel())
@@ -162,8 +175,10 @@ def _attraction_ev(field: Any) -> float:
     return float(lowest @ potential @ lowest) * Hartree
 
 
-def missing_package(level: dict[str, Any]) -> str:
+def missing_package(level: dict[str, Any], device: str) -> str:
     """Return the pip command for what a level needs and is not there; empty where all is."""
+    if device == "cuda" and (missing := graphics.missing_device()):
+        return missing
     from pyscf.scf.dispersion import parse_dft
 
     with warnings.catch_warnings():

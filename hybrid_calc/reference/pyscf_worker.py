@@ -22,7 +22,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hybrid_calc.reference.ladder import FIRST, WARM, ScfOutcome, climb
+from hybrid_calc.reference.ladder import FIRST, RUNGS_WITHOUT_NEWTON, WARM, ScfOutcome, climb
 from hybrid_calc.reference.spin import contamination, impure_spin
 from hybrid_calc.reference.warm_start import WarmStarts, is_sampled, key_of
 
@@ -110,8 +110,8 @@ def converge(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
 
     from hybrid_calc.reference.pyscf_fields import build_field, build_molecule, missing_package
 
-    level = request["level"]
-    missing = missing_package(level)
+    level, device = request["level"], request["device"]
+    missing = missing_package(level, device)
     if missing:
         return Converged(failure={"missing": missing})
     molecule = build_molecule(request)
@@ -121,13 +121,14 @@ def converge(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
     guess = None
     if starts is not None:
         guess = starts.guess(key, positions, molecule.intor_symmetric("int1e_ovlp"))
-    outcome = climb(lambda: build_field(molecule, level), guess)
+    rungs = None if device == "cpu" else RUNGS_WITHOUT_NEWTON
+    outcome = climb(lambda: build_field(molecule, level, device=device), guess, rungs)
     if outcome.field is None:
         failure = {"not_converged": list(outcome.history), "cycles": outcome.cycles}
         return Converged(failure=failure)
     checks: dict[str, float] = {}
     if outcome.rung == WARM and is_sampled(positions, request["seed"], request["cold_share"]):
-        cold = climb(lambda: build_field(molecule, level))
+        cold = climb(lambda: build_field(molecule, level, device=device), rungs=rungs)
         if cold.field is not None:
             above = float(outcome.field.e_tot - cold.field.e_tot)
             checks["warm_above_cold_ev"] = above * Hartree
@@ -169,7 +170,12 @@ def settle(request: dict[str, Any], starts: WarmStarts | None) -> Converged:
             guess = starts.guess(key, positions, outcome.field.get_ovlp())
         verdict = examine(
             outcome,
-            lambda: build_field(build_molecule(request), request["level"], unrestricted=True),
+            lambda: build_field(
+                build_molecule(request),
+                request["level"],
+                unrestricted=True,
+                device=request["device"],
+            ),
             allow_unrestricted=request["allow_unrestricted"],
             guess=guess,
         )
@@ -194,8 +200,9 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
     Parameters
     ----------
     request
-        ``numbers``, ``positions`` (A), ``charge``, ``multiplicity``, ``level``
-        (`LevelOfTheory.to_dict`), ``max_memory_mb``, ``warm_start``, ``seed``,
+        ``numbers``, ``positions`` (A), ``cell`` (A; None for a molecule), ``charge``,
+        ``multiplicity``, ``level`` (`LevelOfTheory.to_dict`), ``device`` (``cpu`` or
+        ``cuda``), ``max_memory_mb``, ``warm_start``, ``seed``,
         ``cold_share``, ``doubtful``, ``stability``, ``allow_unrestricted``,
         ``max_spin_contamination``.
     starts
@@ -205,8 +212,11 @@ def solve(request: dict[str, Any], starts: WarmStarts | None = None) -> dict[str
     import pyscf
     from ase.units import Bohr, Hartree
 
+    from hybrid_calc.reference.cells import solve_cell
     from hybrid_calc.reference.pyscf_fields import forces_of
 
+    if request["cell"] is not None:
+        return solve_cell(request)
     settled = settle(request, starts)
     outcome, checks = settled.outcome, settled.checks
     if outcome is None:

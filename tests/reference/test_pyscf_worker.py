@@ -43,6 +43,8 @@ def request_of(level, *, charge=0, multiplicity=1):
         "stability": "auto",
         "allow_unrestricted": True,
         "max_spin_contamination": 0.3,
+        "cell": None,
+        "device": "cpu",
     }
 
 

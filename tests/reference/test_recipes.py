@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from hybrid_calc.reference.cells import CELL
 from hybrid_calc.reference.checks import project_rigid, rigid_modes
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_worker import solve
@@ -27,24 +28,29 @@ def _one_thread():
         yield
 
 
-def answer(level, atoms, *, charge=0, multiplicity=1):
-    got = solve(
-        {
-            "numbers": atoms.numbers.tolist(),
-            "positions": atoms.positions.tolist(),
-            "charge": charge,
-            "multiplicity": multiplicity,
-            "level": level.to_dict(),
-            "max_memory_mb": 2000,
-            "warm_start": False,
-            "cold_share": 0.0,
-            "seed": 0,
-            "doubtful": False,
-            "stability": "never",
-            "allow_unrestricted": True,
-            "max_spin_contamination": 0.3,
-        }
-    )
+def request_of(level, atoms, *, charge=0, multiplicity=1, device="cpu"):
+    """Return what the worker is asked."""
+    return {
+        "numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.tolist(),
+        "charge": charge,
+        "multiplicity": multiplicity,
+        "level": level.to_dict(),
+        "max_memory_mb": 2000,
+        "warm_start": False,
+        "cold_share": 0.0,
+        "seed": 0,
+        "doubtful": False,
+        "stability": "never",
+        "allow_unrestricted": True,
+        "max_spin_contamination": 0.3,
+        "cell": None,
+        "device": device,
+    }
+
+
+def answer(level, atoms, **more):
+    got = solve(request_of(level, atoms, **more))
     assert "energy" in got, got
     return got
 
@@ -65,7 +71,11 @@ def slope_error(level, atoms=BENT, **more):
     return (ends[0] - ends[1]) / (2 * STEP_ANG) + (forces * along).sum()
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if not n.endswith(STRICT)])
+MOLECULAR = [name for name, recipe in RECIPES.items() if CELL not in recipe.level.parameters]
+"""Crystals: tests/reference/test_cells.py."""
+
+
+@pytest.mark.parametrize("name", [n for n in MOLECULAR if not n.endswith(STRICT)])
 def test_forces_of_every_recipe_are_the_slope_of_its_energy(name):
     level = RECIPES[name].level
     if level.dispersion:
@@ -74,7 +84,7 @@ def test_forces_of_every_recipe_are_the_slope_of_its_energy(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in RECIPES if n.endswith(STRICT)])
+@pytest.mark.parametrize("name", [n for n in MOLECULAR if n.endswith(STRICT)])
 def test_forces_of_every_strict_recipe_are_the_slope_of_its_energy(name):
     if RECIPES[name].level.dispersion:
         pytest.importorskip("pyscf.dispersion", reason="pip install hybrid_calc[dispersion]")
