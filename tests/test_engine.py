@@ -17,7 +17,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from hybrid_calc import AseReference, FrameStore, Gate, MembersCommittee, ToyCommittee, ToyReference
+from hybrid_calc import (
+    AniCommittee,
+    AseReference,
+    FrameStore,
+    Gate,
+    MembersCommittee,
+    ToyCommittee,
+    ToyReference,
+)
 from hybrid_calc.committee.spread import force_spread
 from hybrid_calc.engine import REMEMBERED_GEOMETRIES, Engine
 from hybrid_calc.errors import (
@@ -30,6 +38,7 @@ from hybrid_calc.errors import (
     UnknownElementError,
 )
 from hybrid_calc.gate.policy import Source
+from hybrid_calc.reference.ase_backend import gfn2_xtb
 from tests.scripted import Failing, ScriptedGate, always, hybrid, pair, settings
 
 OFFSET = 5.0
@@ -579,6 +588,32 @@ def test_a_committee_of_another_level_is_refused_unless_allowed():
         hybrid(reference=emt)
     hybrid(reference=emt, allow_level_mismatch=True)
     hybrid(committee=MembersCommittee([EMT(), EMT()]), reference=emt)  # level not known
+
+
+def test_levels_that_may_differ_share_one_zero_and_are_stored_raw(store):
+    """ANI-1x (wB97X, all electrons) and GFN2-xTB (valence electrons): 3,900 eV apart."""
+    pytest.importorskip("tblite", reason="pip install hybrid_calc[xtb]")
+    run = hybrid(
+        ScriptedGate(lambda number: number in {0, 2, 3}),
+        committee=AniCommittee(),
+        reference=gfn2_xtb(),
+        allow_level_mismatch=True,
+        store=store,
+    ).engine
+    frames = [molecule("CH3CH2OH") for _ in range(5)]
+    for number, atoms in enumerate(frames):
+        atoms.positions[3] += 0.02 * number
+    steps = walk(run, *frames, trajectory=run.new_trajectory())
+    assert [step.source.value for step in steps] == [
+        "reference", "committee", "reference", "reference", "committee",
+    ]  # fmt: skip
+    apart = [step.label.energy - step.prediction.energy for step in steps if step.label]
+    assert min(apart) > 3000
+    assert np.ptp([step.energy for step in steps]) < 1
+    assert max(abs(step.energy_error) for step in steps if step.label) < 0.3
+    assert max(abs(step.energy_jump) for step in steps) < 0.3
+    stored = [record.label.energy for record in store]
+    assert stored == [step.label.energy for step in steps if step.label]
 
 
 def test_a_store_of_another_level_is_refused(store):

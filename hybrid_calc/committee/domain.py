@@ -79,5 +79,5 @@ def check_levels(info: CommitteeInfo, level: LevelOfTheory) -> None:
     raise LevelMismatchError(
         f"committee {info.name!r} was trained on {info.level}; the reference solves {level}. "
         "Every difference between the two would count as an error of the committee. Choose a "
-        "matching pair, or set reference.allow_level_mismatch: true."
+        "matching pair, or set allow_level_mismatch: true: energies are then aligned once."
     )
