@@ -195,4 +195,4 @@ def _squared_distances(
 ) -> NDArray[np.float64]:
     """Return squared distances between rows, shape (F, n)."""
     squares = (flat**2).sum(1)[:, None] + (others**2).sum(1)[None, :]
-    return np.maximum(squares - 2 * flat @ others.T, 0.0)
+    return np.asarray(np.maximum(squares - 2 * flat @ others.T, 0.0))
