@@ -130,7 +130,10 @@ def missed_failures(
     The unflagged share times Wilson's interval of the share that is bad among
     audited frames.  Where the probability of an audit changed, frames weigh
     one over it, and the interval is that of as many frames of equal weight as
-    say the same.
+    say the same.  The share is that of this run's own frames, and those that
+    were audited are known: the variance of a sample drawn with probabilities p is
+    1 - p times that of one put back (Sarndal, Swensson and Wretman, Model Assisted
+    Survey Sampling, section 3.5), as if there were so many more audits.
 
     It is meant for so many audits of which some are bad.  Where a bad audit
     ends the sampling (the gate asks, or audits, otherwise from then on) the
@@ -164,11 +167,17 @@ def missed_failures(
         return math.nan, 0.0, unflagged_share
     weights = 1.0 / probabilities
     share = float(weights[bad].sum() / weights.sum())
+    left_to_chance = float((weights**2 * (1 - probabilities)).sum())
+    if left_to_chance == 0:  # every unflagged frame is known
+        return unflagged_share * share, unflagged_share * share, unflagged_share * share
     count = effective_count(weights)
-    low, high = wilson_interval(share * count, count, confidence)
+    more = float((weights**2).sum()) / left_to_chance
+    low, high = wilson_interval(more * share * count, more * count, confidence)
     if ended:
         without = min(1.0, share * count)  # less than one where it weighs less than most
-        low, _ = wilson_interval(share * count - without, count - without, confidence)
+        low, _ = wilson_interval(
+            more * (share * count - without), more * (count - without), confidence
+        )
     return unflagged_share * share, unflagged_share * low, unflagged_share * high
 
 

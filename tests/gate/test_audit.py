@@ -26,7 +26,7 @@ def log(good=0, bad=0, *, probability=0.03, flagged=0, unflagged=None):
 
 
 def test_two_bad_of_244_audits_are_said_as_the_summary_says_it():
-    # Wilson of 2 in 244: 0.23 to 2.94 %
+    # Wilson of 2 in 244: 0.23 to 2.94 %; of 244 / 0.97, as 3 % are known: 0.23 to 2.89 %
     assert str(log(242, 2).missed()) == (
         "missed failures: 0.8 % (0.2 to 2.9 %, 95 %), from 244 audits"
     )
@@ -114,7 +114,8 @@ def test_the_lower_bound_is_that_of_one_bad_frame_fewer_where_one_ended_the_samp
     plain, careful, fewer = found.missed(), ended.missed(), log(28, 1, unflagged=1000).missed()
     assert (careful.audits, careful.bad, careful.estimate) == (30, 2, pytest.approx(2 / 30))
     assert careful.high == plain.high
-    assert careful.low == fewer.low < plain.low
+    assert careful.low == pytest.approx(fewer.low)
+    assert careful.low < 0.5 * plain.low
     alone = log(3, 1, unflagged=100)
     alone.end_sampling()
     assert alone.missed().low == 0.0  # none of three
