@@ -1,7 +1,10 @@
-"""How often each physics flag cries wolf in ordinary dynamics, and how far 300 K frames are apart.
+"""How often each physics flag cries wolf in ordinary dynamics, and what it finds.
 
 ANI-1x drives MD at 300 K from the relaxed structure; every flag raised there is
-a false alarm; the training ranges come from another dynamics of the same molecule.
+a false alarm; the training ranges come from another dynamics of the same
+molecule, once from as many frames as a committee is trained on and once from a
+tenth.  Dynamics at 1,200 K and 300 K frames with one bond stretched by a half
+show what the flags find.
 The fingerprint distances are between independent frames of one
 trajectory: the trust radius should cover most of them, and not a bond that is
 being broken.
@@ -14,7 +17,7 @@ from collections import Counter
 import bench
 import numpy as np
 import torch
-from ase import units
+from ase import Atoms, units
 from ase.build import molecule
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
@@ -49,6 +52,14 @@ FLAGS = (
 )
 TRAINING = 500
 """Frames, ten steps apart, of another dynamics of the same molecule that ranges are taken from."""
+FEW = 50
+"""Of them, where the ranges come from a small set; those that depend on ranges are in `RANGED`."""
+RANGED = ("bond_length", "coordination", "large_force")
+HOT_KELVIN = 1200.0
+BONDED_RATIO = 1.3
+"""Distance over the sum of covalent radii up to which atoms of the start are bonded."""
+BROKEN_STRETCH = 1.5
+"""Length over length of a bond that is broken by hand."""
 
 
 def main() -> None:
@@ -58,39 +69,47 @@ def main() -> None:
     names = MOLECULES[:2] if options.quick else MOLECULES
     steps = 500 if options.quick else 4000
     alarms: Counter[str] = Counter()
+    few: Counter[str] = Counter()
+    worst: dict[str, float] = {}
+    found: dict[str, list[set[str]]] = {"hot": [], "broken": []}
     frames = conserved = 0
     distances: list[float] = []
     stretched: list[float] = []
     for name in names:
-        atoms = molecule(name)
-        atoms.calc = CommitteeOnly(committee)
-        BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+        atoms = _relaxed(name, committee)
         start = atoms.copy()
-        ranges = fit_ranges(
-            _training_frames(start, committee, TRAINING // (10 if options.quick else 1))
-        )
+        training = _training_frames(start, committee, FEW if options.quick else TRAINING)
+        ranges = fit_ranges(training)
         monitor = Monitor(FlagLimits(), committee.info, ranges)
         monitor.start(atoms)
+        scarce_ranges = fit_ranges(training[:FEW])
+        scarce = Monitor(FlagLimits(), committee.info, scarce_ranges)
+        scarce.start(atoms)
         dynamics = _langevin(atoms, seed=0)
         dynamics.run(200)
-        prints = []
+        prints, ordinary, mine = [], [], Counter()
         for step in range(steps):
             dynamics.run(1)
             survey = monitor.survey(atoms)
-            alarms.update(survey.report.names)
-            force = np.linalg.norm(atoms.get_forces(), axis=1)
-            alarms.update(
-                flag.name for flag in large_force(force.max(), int(force.argmax()), ranges)
-            )
+            mine.update(_names(survey, atoms, ranges))
+            few.update(_names(scarce.survey(atoms), atoms, scarce_ranges))
             if step % 50 == 0:
                 prints.append(survey.fingerprint)
+                ordinary.append(atoms.copy())
+        alarms += mine
+        worst = {flag: max(worst.get(flag, 0.0), mine[flag] / steps) for flag in FLAGS}
         frames += steps
+        found["hot"] += _hot(start, committee, ranges, steps // 4)
+        found["broken"] += _broken(start, ordinary, committee, ranges)
         distances += _between(np.array(prints))
         stretched += _stretch(atoms, prints)
         conserved += _drift_alarms(atoms, monitor, steps // 4)
     figures = {f"false_alarm_share_{flag}": alarms[flag] / frames for flag in FLAGS}
+    figures["false_alarm_share_energy_drift"] = conserved / (len(names) * (steps // 4))
+    figures |= {f"false_alarm_share_{f}_{FEW}_frames": few[f] / frames for f in RANGED}
+    figures |= {f"worst_molecule_alarm_share_{flag}": share for flag, share in worst.items()}
+    figures |= _found_shares(found)
     figures |= {
-        "false_alarm_share_energy_drift": conserved / (len(names) * (steps // 4)),
         "fingerprint_distance_300K_median": float(np.median(distances)),
         "fingerprint_distance_300K_99": float(np.quantile(distances, 0.99)),
         "fingerprint_distance_bond_stretched_1p25_min": min(stretched),
@@ -103,13 +122,70 @@ def main() -> None:
     bench.report(figures, targets, options.json)
 
 
-def _langevin(atoms, seed):
+def _relaxed(name, committee):
+    atoms = molecule(name)
+    atoms.calc = CommitteeOnly(committee)
+    BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+    return atoms
+
+
+def _found_shares(found: dict[str, list[set[str]]]) -> dict[str, float]:
+    """Return which share of the frames that are not ordinary any flag, and each flag, finds."""
+    shares = {}
+    for kind, seen in found.items():
+        shares[f"found_share_{kind}"] = float(np.mean([bool(names) for names in seen]))
+        for flag in FLAGS:
+            shares[f"found_share_{kind}_{flag}"] = float(np.mean([flag in s for s in seen]))
+    return shares
+
+
+def _names(survey, atoms, ranges) -> set[str]:
+    """Return the flags of a geometry, those of the committee's forces among them."""
+    force = np.linalg.norm(atoms.get_forces(), axis=1)
+    report = survey.report.plus(large_force(float(force.max()), int(force.argmax()), ranges))
+    return set(report.names)
+
+
+def _hot(start, committee, ranges, steps) -> list[set[str]]:
+    """Return the flags of dynamics far above room temperature but the temperature itself."""
+    atoms = start.copy()
+    atoms.calc = CommitteeOnly(committee)
+    monitor = Monitor(FlagLimits(), committee.info, ranges)
+    monitor.start(start)
+    dynamics = _langevin(atoms, seed=2, kelvin=HOT_KELVIN)
+    dynamics.run(200)
+    seen = []
+    for _ in range(steps):
+        dynamics.run(1)
+        seen.append(_names(monitor.survey(atoms), atoms, ranges) - {"mean_temperature"})
+    return seen
+
+
+def _broken(start, ordinary, committee, ranges) -> list[set[str]]:
+    """Return the flags of ordinary frames with one bond, each in turn, stretched."""
+    pairs = pairs_of(start.numbers)
+    lengths = pair_distances(start, pairs)
+    seen = []
+    for bond in np.flatnonzero(lengths < BONDED_RATIO * pairs.radii_sum).tolist():
+        first, second = int(pairs.first[bond]), int(pairs.second[bond])
+        for frame in ordinary[::10]:
+            atoms = Atoms(frame.numbers, frame.positions)
+            length = BROKEN_STRETCH * lengths[bond]
+            atoms.set_distance(first, second, length, fix=0)
+            atoms.calc = CommitteeOnly(committee)
+            monitor = Monitor(FlagLimits(), committee.info, ranges)
+            monitor.start(start)
+            seen.append(_names(monitor.survey(atoms), atoms, ranges))
+    return seen
+
+
+def _langevin(atoms, seed, kelvin=300.0):
     random = np.random.default_rng(seed)
-    thermalize_momenta(atoms, 300, rng=random)
+    thermalize_momenta(atoms, kelvin, rng=random)
     return Langevin(
         atoms,
         0.5 * units.fs,
-        temperature_K=300,
+        temperature_K=kelvin,
         friction=0.01 / units.fs,
         fixcm=False,
         rng=random,
@@ -155,7 +231,7 @@ def _stretch(atoms, prints) -> list[float]:
     result = []
     pairs = pairs_of(atoms.numbers)
     lengths = pair_distances(atoms, pairs)
-    bonded = np.flatnonzero(lengths < 1.3 * pairs.radii_sum)
+    bonded = np.flatnonzero(lengths < BONDED_RATIO * pairs.radii_sum)
     for pair in bonded:
         i, j = int(pairs.first[pair]), int(pairs.second[pair])
         if 1 not in (atoms.numbers[i], atoms.numbers[j]):

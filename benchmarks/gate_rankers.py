@@ -7,17 +7,19 @@ on the other molecules and rank this one's temperatures and reactions.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import bench  # noqa: F401 - one thread, before numpy
 import numpy as np
-from gate_domain import Domain
-from gate_ranking import Unit, proxima_metric
+from gate_domain import Domain, trajectories
+from gate_ranking import IN_ROUNDS, Unit, oracle, proxima_metric, with_search
 from gate_signals import CANDIDATES, ReliabilityHead
 from gate_tables import Table
 from numpy.typing import NDArray
 
 from hybrid_calc.gate.score import Score, choose_score, fit_score
+from hybrid_calc.gate.search import Pool
 
 PLAIN = {
     "spread": "force_spread",
@@ -52,7 +54,14 @@ RANKERS = (
     "reliability head",
     "ours",
     "ours with a second opinion",
+    IN_ROUNDS,
 )
+ORACLES = {
+    "oracle of the signals": tuple(name for name in PLAIN if name != "second opinion"),
+    "oracle of the signals and a second opinion": tuple(PLAIN),
+    "oracle of the descriptors": None,
+}
+"""Rankers fitted on the other trajectories of the very unit that they rank: bounds, not rankers."""
 
 
 def ranked_units(domain: Domain) -> list[Unit]:
@@ -134,14 +143,21 @@ def unit_of(
     scores["reliability head"] = np.concatenate(
         [models.head.scores(table, domain.atoms[table.name]) for table in tables]
     )
-    return Unit(
+    unit = Unit(
         name=f"{tables[0].molecule}-{tables[0].kind}",
         kind=tables[0].kind,
         errors=frames.excess(*domain.tolerances)
         if tables[0].true_forces is None
         else frames.force_errors,
         scores=scores,
+        pool=Pool(
+            spreads=columns[SPREAD],
+            descriptors=np.concatenate([table.descriptors for table in tables]),
+        ),
+        trajectories=trajectories(tables),
     )
+    bounds = {name: oracle(unit, signals) for name, signals in ORACLES.items()}
+    return with_search(dataclasses.replace(unit, scores={**unit.scores, **bounds}))
 
 
 def log_odds(score: Score, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ reaction, ranked on its own, as a run would meet it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_calc.gate.comparison import area_under_curve, bootstrap_interval
+from hybrid_calc.gate.search import Pool, expected_errors, next_frames, search
 
 WORST = 0.05
 """Share of the frames that are to be found."""
 PRICES = (0.05, 0.10, 0.20)
 """Shares of the frames that may be labelled."""
+PRICE = 0.10
+"""What labels in rounds, or in the order of the run, may cost."""
+IN_ROUNDS = "labels in rounds"
 
 
 def recall(
@@ -62,12 +67,20 @@ class Unit:
         By which frames are bad, in units of the tolerance or eV/A, shape (F,).
     scores
         By ranker, shape (F,) each.
+    pool
+        What a search sees of the frames, None where none is made.
+    trajectories
+        Number of each frame's trajectory, shape (F,); empty where nobody knows.
     """
 
     name: str
     kind: str
     errors: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
+    pool: Pool | None = None
+    trajectories: NDArray[np.integer] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, dtype=np.intp)
+    )
 
     def rows(self) -> dict[str, dict[str, float]]:
         """Return area and recalls of every ranker."""
@@ -93,9 +106,97 @@ def together(units: Sequence[Unit]) -> list[Unit]:
                 name: np.concatenate([unit.scores[name] for unit in mine])
                 for name in mine[0].scores
             },
+            pool=Pool(
+                spreads=np.concatenate([pool_of(unit).spreads for unit in mine]),
+                descriptors=np.concatenate([pool_of(unit).descriptors for unit in mine]),
+            )
+            if mine[0].pool is not None
+            else None,
         )
         for molecule, mine in found.items()
     ]
+
+
+def pool_of(unit: Unit) -> Pool:
+    """Return what a search sees of a unit's frames."""
+    if unit.pool is None:
+        raise ValueError(f"{unit.name} has no pool")
+    return unit.pool
+
+
+def with_search(unit: Unit) -> Unit:
+    """Return the unit with labels in rounds as one more ranker.
+
+    Its first tenth are the frames that a search with that many labels takes,
+    all of them counted, in their order; the others follow as those labels tell.
+    Nothing is known of the unit before.
+    """
+    pool, errors = pool_of(unit), unit.errors
+    labelled = search(pool, lambda frames: errors[frames], round(PRICE * len(errors)))
+    rest = next_frames(pool, labelled, errors[labelled], len(errors))
+    scores = np.empty(len(errors))
+    scores[np.concatenate([labelled, rest])] = np.arange(len(errors))[::-1]
+    return dataclasses.replace(unit, scores={**unit.scores, IN_ROUNDS: scores})
+
+
+def oracle(unit: Unit, signals: Sequence[str] | None = None) -> NDArray[np.float64]:
+    """Return what each frame's error is expected to be from all other trajectories of its unit.
+
+    A bound on what any ranking without labels of its own can reach: these
+    labels are of the very molecule and process that is ranked.
+
+    Parameters
+    ----------
+    unit
+        Of several trajectories.
+    signals
+        Rankers whose logarithms a straight line is fitted to; by default
+        spread and descriptors, as a search does.
+    """
+    expected = np.zeros(len(unit.errors))
+    logs = np.log(np.maximum(unit.errors, 1e-3))
+    for trajectory in np.unique(unit.trajectories):
+        held = unit.trajectories == trajectory
+        known = np.flatnonzero(~held)
+        if signals is None:
+            expected[held] = expected_errors(pool_of(unit), known, unit.errors[known])[0][held]
+            continue
+        columns = [np.log(np.maximum(unit.scores[name], 1e-6)) for name in signals]
+        points = np.column_stack([np.ones(len(logs)), *columns])
+        line = np.linalg.lstsq(points[known], logs[known], rcond=None)[0]
+        expected[held] = points[held] @ line
+    return expected
+
+
+def in_order(unit: Unit, *, learning: bool) -> float:
+    """Return the recall of a run that meets the frames once and cannot go back.
+
+    A frame is labelled where its score is among the highest of those seen so
+    far, in the share that the labels left pay for: by spread, or by what the
+    labels of this run say (refitted at every label; only the length scale
+    knows the frames to come).
+    """
+    pool, errors = pool_of(unit), unit.errors
+    left = round(PRICE * len(errors))
+    labelled: list[int] = []
+    scores = np.log(pool.spreads)
+    for step in range(len(errors)):
+        share = left / (len(errors) - step)
+        if step >= FIRST_IN_ORDER and scores[step] < np.quantile(scores[: step + 1], 1 - share):
+            continue
+        labelled.append(step)
+        left -= 1
+        if left == 0:
+            break
+        if learning and len(labelled) >= FIRST_IN_ORDER:
+            expected, std = expected_errors(pool, np.array(labelled), errors[labelled])
+            scores = np.log(expected) + std
+    bad = worst_frames(errors)
+    return float(bad[labelled].sum() / bad.sum())
+
+
+FIRST_IN_ORDER = 5
+"""Frames that a run labels before it chooses."""
 
 
 def mean_over_units(units: Sequence[Unit], ranker: str, price: float = 0.1) -> float:

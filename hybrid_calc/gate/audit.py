@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,11 +56,9 @@ class AuditLog:
         Decided so far, and those of them that nothing but chance could have labelled.
     found
         Audits, and bad ones, by the probability they were drawn with.
-    ending
-        Those of the bad ones that set a calibration aside, likewise.  The run
-        went on unflagged until they came and was flagged from then on, so that
-        the share they tell of may be as small as that of the one frame: the
-        lower bound leaves them out.
+    ended
+        Whether a bad one ended the sampling that found it: a calibration was
+        set aside, or its regime is audited more often from then on.
     settled
         Audits of each regime in a row that found nothing.
     """
@@ -69,7 +66,7 @@ class AuditLog:
     geometries: int = 0
     unflagged: int = 0
     found: dict[float, list[int]] = field(default_factory=dict)
-    ending: dict[float, int] = field(default_factory=dict)
+    ended: bool = False
     settled: dict[Regime, int] = field(default_factory=dict)
 
     def count(self, *, flagged: bool) -> None:
@@ -77,16 +74,16 @@ class AuditLog:
         self.geometries += 1
         self.unflagged += not flagged
 
-    def add(
-        self, regime: Regime, probability: float, *, bad: bool, ends_calibration: bool = False
-    ) -> None:
-        """Take in one audited geometry, whether it was bad and set a calibration aside."""
+    def add(self, regime: Regime, probability: float, *, bad: bool) -> None:
+        """Take in one audited geometry and whether it was bad."""
         entry = self.found.setdefault(probability, [0, 0])
         entry[0] += 1
         entry[1] += bad
-        if ends_calibration:
-            self.ending[probability] = self.ending.get(probability, 0) + 1
         self.settled[regime] = 0 if bad else self.settled.get(regime, 0) + 1
+
+    def end_sampling(self) -> None:
+        """Take in that the last audit, a bad one, changed how geometries are asked or audited."""
+        self.ended = True
 
     @property
     def audits(self) -> int:
@@ -101,9 +98,14 @@ class AuditLog:
     def missed(self) -> Missed:
         """Return the share of bad geometries that were not flagged, with its interval."""
         share = self.unflagged / self.geometries if self.geometries else math.nan
-        estimate, low, high = self._interval(share, leave_out={})
-        if self.ending:
-            _, low, _ = self._interval(share, leave_out=self.ending)
+        bad: list[bool] = []
+        probabilities: list[float] = []
+        for probability, (audits, wrong) in self.found.items():
+            bad += [True] * wrong + [False] * (audits - wrong)
+            probabilities += [probability] * audits
+        estimate, low, high = missed_failures(
+            np.array(bad, dtype=bool), np.array(probabilities), share, ended=self.ended
+        )
         return Missed(
             estimate=estimate,
             low=low,
@@ -113,25 +115,13 @@ class AuditLog:
             unflagged_share=share,
         )
 
-    def _interval(
-        self, share: float, *, leave_out: Mapping[float, int]
-    ) -> tuple[float, float, float]:
-        """Return estimate and bounds without so many of the bad audits of each probability."""
-        bad: list[bool] = []
-        probabilities: list[float] = []
-        for probability, (audits, wrong) in self.found.items():
-            without = leave_out.get(probability, 0)
-            bad += [True] * (wrong - without) + [False] * (audits - wrong)
-            probabilities += [probability] * (audits - without)
-        return missed_failures(np.array(bad, dtype=bool), np.array(probabilities), share)
-
     def state(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
         return {
             "geometries": self.geometries,
             "unflagged": self.unflagged,
             "found": [[probability, *counts] for probability, counts in self.found.items()],
-            "ending": [list(entry) for entry in self.ending.items()],
+            "ended": self.ended,
             "settled": [[regime.to_dict(), count] for regime, count in self.settled.items()],
         }
 
@@ -139,5 +129,5 @@ class AuditLog:
         """Take back what `state` returned."""
         self.geometries, self.unflagged = state["geometries"], state["unflagged"]
         self.found = {probability: [audits, bad] for probability, audits, bad in state["found"]}
-        self.ending = dict(state["ending"])
+        self.ended = state["ended"]
         self.settled = {Regime(**regime): count for regime, count in state["settled"]}

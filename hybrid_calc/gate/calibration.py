@@ -122,13 +122,29 @@ def missed_failures(
     probabilities: NDArray[np.float64],
     unflagged_share: float,
     confidence: float = 0.95,
+    *,
+    ended: bool = False,
 ) -> tuple[float, float, float]:
     """Return the share of all frames that are bad and were not flagged, with its interval.
 
     The unflagged share times Wilson's interval of the share that is bad among
     audited frames.  Where the probability of an audit changed, frames weigh
     one over it, and the interval is that of as many frames of equal weight as
-    say the same.
+    say the same.  The share is that of this run's own frames, and those that
+    were audited are known: the variance of a sample drawn with probabilities p is
+    1 - p times that of one put back (Sarndal, Swensson and Wretman, Model Assisted
+    Survey Sampling, section 3.5), as if there were so many more audits.
+
+    It is meant for so many audits of which some are bad.  Where a bad audit
+    ends the sampling (the gate asks, or audits, otherwise from then on) the
+    count is chosen and the number of frames until then is chance: with audits
+    of probability p, B missed frames until the k-th is found follow the
+    negative binomial law, so that p B is as a sum of k exponential ones, and
+    of several such phases together no otherwise, whose k add up.  Their 2.5 %
+    quantile is chi^2 with 2 k degrees of freedom over 2: 0.03, 0.24, 0.62 for
+    k = 1, 2, 3, where Wilson's bound for k is 0.18, 0.55, 0.98 and for k - 1
+    it is 0, 0.18, 0.55.  The lower bound is therefore that of one bad frame
+    fewer.  The upper one stays: what was missed after the end is not known to end.
 
     Parameters
     ----------
@@ -140,6 +156,8 @@ def missed_failures(
         Share of all frames that nothing but chance could have labelled.
     confidence
         Two-sided.
+    ended
+        Whether a bad audit ended the sampling that found it.
 
     Returns
     -------
@@ -149,8 +167,17 @@ def missed_failures(
         return math.nan, 0.0, unflagged_share
     weights = 1.0 / probabilities
     share = float(weights[bad].sum() / weights.sum())
+    left_to_chance = float((weights**2 * (1 - probabilities)).sum())
+    if left_to_chance == 0:  # every unflagged frame is known
+        return unflagged_share * share, unflagged_share * share, unflagged_share * share
     count = effective_count(weights)
-    low, high = wilson_interval(share * count, count, confidence)
+    more = float((weights**2).sum()) / left_to_chance
+    low, high = wilson_interval(more * share * count, more * count, confidence)
+    if ended:
+        without = min(1.0, share * count)  # less than one where it weighs less than most
+        low, _ = wilson_interval(
+            more * (share * count - without), more * (count - without), confidence
+        )
     return unflagged_share * share, unflagged_share * low, unflagged_share * high
 
 

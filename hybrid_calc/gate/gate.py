@@ -263,14 +263,13 @@ class Gate:
                 missed_share=known.missed_share,
             )
         if decision.is_audit:
-            self.audits.add(
-                decision.regime,
-                decision.audit_probability,
-                bad=not good,
-                ends_calibration=known is not None and decision.regime in self._doubts,
-            )
+            self.audits.add(decision.regime, decision.audit_probability, bad=not good)
             if not good:
                 self.evidence.distrust(decision.regime)
+                still = self.calibrated(decision.regime) is not None
+                now = self.audit_probability(decision.regime, validated=still)
+                if (known is not None and not still) or now > decision.audit_probability:
+                    self.audits.end_sampling()
         self.evidence.add(
             decision.regime,
             Validated(
@@ -396,7 +395,7 @@ class Gate:
         InputError
             An earlier version of hybrid_calc wrote the state.
         """
-        if "doubts" not in state:
+        if "doubts" not in state or "ended" not in state["audits"]:
             raise InputError(
                 "this run was begun by an earlier version of hybrid_calc, whose gate kept less in "
                 "mind: finish it with that version, or start a new run on the same store."

@@ -23,4 +23,7 @@ def wilson_interval(hits: float, trials: float, confidence: float = 0.95) -> tup
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Without hits (or with nothing else) a bound is exact; rounding would move it past the truth.
+    low = centre - half if hits > 0 else 0.0
+    high = centre + half if hits < trials else 1.0
+    return max(0.0, low), min(1.0, high)

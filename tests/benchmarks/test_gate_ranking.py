@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -80,3 +81,67 @@ def test_a_ranker_that_is_better_everywhere_has_a_gain_without_doubt(ranking):
     ]
     assert ranking.gain(units, "a", "b", np.random.default_rng(0)) == (1.0, 1.0, 1.0)
     assert ranking.mean_over_units(units, "b") == 0.0
+
+
+def hump(ranking, name="m-x", frames=200):
+    """Return a unit of two trajectories whose errors only descriptors tell, and only by labels."""
+    places = np.tile(np.linspace(0, 10, frames // 2), 2)
+    errors = 0.1 + np.exp(-((places - 7) ** 2) / 0.5)
+    spreads = np.random.default_rng(0).uniform(0.5, 1.5, frames)
+    return ranking.Unit(
+        name=name,
+        kind="x",
+        errors=errors,
+        scores={"spread": spreads},
+        pool=ranking.Pool(spreads=spreads, descriptors=places[:, None, None]),
+        trajectories=np.repeat([0, 1], frames // 2),
+    )
+
+
+def test_labels_in_rounds_count_every_label_and_rank_the_rest(ranking):
+    unit = ranking.with_search(hump(ranking))
+    scores = unit.scores[ranking.IN_ROUNDS]
+    assert sorted(scores) == list(range(200))  # every frame has its own place
+    first = int(np.argmax(scores))
+    assert first == int(np.argmax(unit.scores["spread"]))  # nothing was known before
+    assert ranking.recall(scores, unit.errors, 0.10) >= 0.8
+    assert ranking.recall(unit.scores["spread"], unit.errors, 0.10) <= 0.3
+
+
+def test_a_campaign_searches_all_kinds_of_a_molecule_together(ranking):
+    both = ranking.together([hump(ranking, "m-x"), hump(ranking, "m-y")])
+    assert [(unit.name, len(unit.errors)) for unit in both] == [("m-all", 400)]
+    assert len(ranking.pool_of(both[0])) == 400
+    found = ranking.with_search(both[0])
+    assert ranking.recall(found.scores[ranking.IN_ROUNDS], found.errors, 0.10) >= 0.8
+
+
+def test_an_oracle_knows_the_other_trajectories_only(ranking):
+    unit = hump(ranking)
+    logs = np.log([ranking.oracle(unit), unit.errors])
+    assert np.corrcoef(logs)[0, 1] > 0.95  # it saw the same hump in the other one
+    first = unit.trajectories == 0
+    other = dataclasses.replace(unit, errors=np.where(first, unit.errors, 0.1))
+    assert ranking.oracle(other)[first].max() < 0.2  # the hump of this one it did not see
+    doubled = dataclasses.replace(unit, errors=2 * unit.scores["spread"])
+    assert ranking.oracle(doubled, ["spread"]) == pytest.approx(np.log(doubled.errors))
+
+
+@pytest.mark.parametrize(
+    ("spreads", "recall"),
+    [
+        # ever calmer, then fifteen that are not: five labels are spent, fifteen are left
+        (np.append(np.linspace(0.2, 0.1, 185), np.linspace(1, 2, 15)), 1.0),
+        # ever worse: each is the worst so far, and twenty labels end with the twentieth
+        (np.linspace(0.1, 2.0, 200), 0.0),
+    ],
+)
+def test_a_run_cannot_go_back(ranking, spreads, recall):
+    unit = ranking.Unit(
+        name="m-x",
+        kind="x",
+        errors=spreads,
+        scores={},
+        pool=ranking.Pool(spreads=spreads, descriptors=np.linspace(0, 9, 200)[:, None, None]),
+    )
+    assert ranking.in_order(unit, learning=False) == recall

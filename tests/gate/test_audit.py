@@ -26,7 +26,7 @@ def log(good=0, bad=0, *, probability=0.03, flagged=0, unflagged=None):
 
 
 def test_two_bad_of_244_audits_are_said_as_the_summary_says_it():
-    # Wilson of 2 in 244: 0.23 to 2.94 %
+    # Wilson of 2 in 244: 0.23 to 2.94 %; of 244 / 0.97, as 3 % are known: 0.23 to 2.89 %
     assert str(log(242, 2).missed()) == (
         "missed failures: 0.8 % (0.2 to 2.9 %, 95 %), from 244 audits"
     )
@@ -108,18 +108,66 @@ def test_audits_never_stop():
         GateSettings(audit_probability=0.0)
 
 
-def test_the_lower_bound_leaves_out_the_audit_that_ends_a_calibration():
-    found, ended = AuditLog(), AuditLog()
-    for number in range(4):
-        found.add(CALM, 0.03, bad=number == 1)
-        ended.add(CALM, 0.03, bad=number == 1, ends_calibration=number == 1)
-    for _ in range(100):
-        found.count(flagged=False)
-        ended.count(flagged=False)
-    plain, careful = found.missed(), ended.missed()
-    assert (careful.audits, careful.bad, careful.estimate) == (4, 1, 0.25)
+def test_the_lower_bound_is_that_of_one_bad_frame_fewer_where_one_ended_the_sampling():
+    found, ended = log(28, 2, unflagged=1000), log(28, 2, unflagged=1000)
+    ended.end_sampling()
+    plain, careful, fewer = found.missed(), ended.missed(), log(28, 1, unflagged=1000).missed()
+    assert (careful.audits, careful.bad, careful.estimate) == (30, 2, pytest.approx(2 / 30))
     assert careful.high == plain.high
-    assert 0.0 == careful.low < plain.low  # none of three
+    assert careful.low == pytest.approx(fewer.low)
+    assert careful.low < 0.5 * plain.low
+    alone = log(3, 1, unflagged=100)
+    alone.end_sampling()
+    assert alone.missed().low == 0.0  # none of three
     again = AuditLog()
     again.restore(json.loads(json.dumps(ended.state())))
     assert again.missed() == careful
+
+
+@pytest.mark.parametrize(("bad", "exact"), [(1, 0.0253), (2, 0.2422), (3, 0.6187), (10, 4.7954)])
+def test_that_bound_is_near_the_exact_one_of_sampling_until_so_many_are_found(bad, exact):
+    # chi^2 with 2 k degrees of freedom at 2.5 %, halved: the k-th of a Poisson process
+    judged = log(10**6 - bad, bad)
+    judged.end_sampling()
+    assert judged.missed().low * 10**6 == pytest.approx(exact, abs=0.2)
+    assert log(10**6 - bad, bad).missed().low * 10**6 > exact + 0.1  # Wilson's own is too high
+
+
+def test_a_bad_audit_ends_the_sampling_where_the_regime_is_audited_more_from_then_on():
+    judge = Gate(GateSettings(policies=frozenset({"audit"}), audits_until_settled=3))
+    audit(judge, bad=True)  # at 0.2, and at 0.2 from then on
+    assert not judge.audits.ended
+    for _ in range(3):
+        audit(judge, bad=False)
+    audit(judge, bad=True)  # at 0.03, and at 0.2 from then on
+    assert judge.audits.ended
+
+
+def test_a_bad_audit_ends_no_sampling_that_goes_on_as_it_was():
+    settings = {"policies": frozenset({"audit"}), "audit_probability": 0.5}
+    judge = Gate(GateSettings(**settings))
+    for bad in (False, True, True, False):
+        audit(judge, bad=bad)
+    assert not judge.audits.ended
+
+
+@pytest.mark.parametrize("react", [False, True])
+def test_the_interval_holds_what_was_missed_in_nineteen_of_twenty_runs(react):
+    """Runs of any length; after a bad audit nothing is missed any more, or all goes on."""
+    random = np.random.default_rng(int(react))
+    held = []
+    while len(held) < 1500:
+        steps = int(np.exp(random.uniform(np.log(300), np.log(20000))))
+        bad = random.random(steps) < np.exp(random.uniform(np.log(0.003), np.log(0.1)))
+        audited = random.random(steps) < 0.03
+        found = np.flatnonzero(bad & audited)
+        if react and len(found) > 2:  # the third is what it takes
+            bad[found[2] + 1 :] = False
+        if not audited.any():
+            continue
+        judged = log(int((audited & ~bad).sum()), int((audited & bad).sum()), unflagged=steps)
+        if react and len(found) > 2:
+            judged.end_sampling()
+        missed = judged.missed()
+        held.append(missed.low <= bad.mean() <= missed.high)
+    assert 0.93 <= np.mean(held) <= 0.97

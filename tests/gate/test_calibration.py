@@ -163,7 +163,16 @@ def test_missed_failures_are_the_unflagged_share_of_wilson():
     bad = np.zeros(149, dtype=bool)
     share, low, high = missed_failures(bad, np.full(149, 0.03), 0.5)
     assert (share, low) == (0.0, 0.0)
-    assert high == pytest.approx(0.5 * 0.02513, abs=1e-5)  # z^2 / (n + z^2), halved
+    # z^2 / (n + z^2), halved, where n is 149 / 0.97: so few of the frames are known
+    assert high == pytest.approx(0.5 * 3.8415 / (153.608 + 3.8415), abs=1e-5)
+
+
+def test_frames_that_were_all_audited_leave_nothing_to_chance():
+    bad = np.array([True, False, False, False])
+    assert missed_failures(bad, np.ones(4), 0.5) == (0.125, 0.125, 0.125)
+    # half of them audited says as much as twice as many out of endless ones: Wilson of 0 in 8
+    _, low, high = missed_failures(np.zeros(4, dtype=bool), np.full(4, 0.5), 1.0)
+    assert (low, high) == (0.0, pytest.approx(3.8415 / (8 + 3.8415), abs=1e-5))
 
 
 def test_without_audits_nothing_is_known():

@@ -26,6 +26,13 @@ def test_no_audits_say_nothing():
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+@given(st.integers(1, 2000))
+def test_the_interval_of_none_begins_at_nothing_and_that_of_all_ends_at_all(trials):
+    # exactly: a bound of 1e-17 would exclude a share of 0
+    assert wilson_interval(0, trials)[0] == 0.0
+    assert wilson_interval(trials, trials)[1] == 1.0
+
+
 def test_149_audits_with_none_missed_bound_the_share_at_2_5_percent():
     # z^2 / (n + z^2) = 3.8415 / 152.8415
     assert wilson_interval(0, 149)[1] == pytest.approx(0.02513, abs=1e-5)

@@ -15,7 +15,6 @@ from hybrid_calc.store.frames import FrameStore, open_existing
 from hybrid_calc.store.selection import read_split, split_trajectories, write_split
 from hybrid_calc.training.calibrate import OLDER, CalibrationPlan, calibrate
 from hybrid_calc.training.evaluation import TrainingSet, evaluate
-from hybrid_calc.training.ranges import fit_ranges
 from tests.scripted import always, settings
 
 COMMITTEE = {"perturbation": 0.1}
@@ -246,31 +245,3 @@ def test_an_empty_store_and_another_level_are_refused(store, tmp_path):
 
     with pytest.raises(LevelMismatchError):
         calibrate(store, Elsewhere(**COMMITTEE), CalibrationPlan())
-
-
-# ranges
-
-
-def test_ranges_by_hand():
-    near, far = molecule("H2O"), molecule("H2O")
-    near.set_distance(0, 1, 0.9, fix=0)
-    far.set_distance(0, 1, 1.1, fix=0)
-    near.arrays["REF_forces"] = np.array([[3.0, 0, 4], [0, 0, 1], [0, 0, 0]])
-    ranges = fit_ranges([near, far])
-    other = molecule("H2O").get_distance(0, 2)
-    assert ranges.lengths == {"H-O": (pytest.approx(0.9), pytest.approx(1.1))}
-    assert other < 1.1
-    assert ranges.largest_force == 5.0
-    assert ranges.frames == 2
-    # oxygen has two neighbours, each hydrogen one, but for what is smooth
-    assert ranges.coordination["O"][1] == pytest.approx(2, abs=0.05)
-    assert ranges.coordination["H"][0] == pytest.approx(1, abs=0.1)
-
-
-def test_ranges_of_nothing_or_of_nan_are_refused():
-    with pytest.raises(InputError, match="at least one"):
-        fit_ranges([])
-    broken = molecule("H2O")
-    broken.positions[0, 0] = np.nan
-    with pytest.raises(InputError, match="finite"):
-        fit_ranges([broken])
