@@ -5,13 +5,13 @@ acetylacetone at 300 K (DFT of the data folder) and one on seven molecules at
 300 K (GFN2-xTB), imports them as bundles, lets them answer hot dynamics, broken
 bonds and reactions whose truth is known at every step, and compares rankers,
 thresholds, policies, audits and scope statements.  Of the recalls,
-``recall_worst5_at_10_unseen`` is that of labels in rounds (`gate.search`, every
-label counted in the 10 %), ``..._one_shot`` that of the best ranking made before
-anything is labelled, ``..._oracle_*`` what one fitted on the other trajectories
-of the same molecule and process would reach, and ``..._in_order_*`` that of a
-run that meets every frame once and cannot go back.  What was computed is kept in
---cache.  Processor time: training 6 min, trajectories 3 min, predictions and
-second opinions 5 min, comparisons 8 min; a second run takes the last only.
+``recall_worst5_at_10_unseen`` is that of the best ranking made before anything
+is labelled, ``..._in_rounds`` that of `gate.search` (every label counted in the
+10 %), ``..._oracle_*`` what one fitted on the other trajectories of the same
+molecule and process would reach, and ``..._in_order_*`` that of a run that meets
+every frame once and cannot go back.  What was computed is kept in --cache.
+Processor time: training 6 min, trajectories 3 min, predictions and second
+opinions 5 min, comparisons 8 min; a second run takes the last only.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from gate_training import committee, free_atoms, read_frames
 
 TARGETS: dict[str, tuple[str, float]] = {
     "recall_worst5_at_10_unseen": (">=", 0.80),
+    "recall_worst5_at_10_unseen_in_rounds": (">=", 0.80),
     "missed_share_calibrated_upper": ("<=", 0.12),
     "call_rate_over_bad_share": ("<=", 2.0),
     "asked_share_uncalibrated": ("==", 1.0),
@@ -151,8 +152,8 @@ def ranking_figures(
     for name, learning in (("spread", False), ("learning", True)):
         found = [in_order(unit, learning=learning) for unit in unseen]
         figures[f"recall_worst5_at_10_unseen_in_order_{name}"] = float(np.mean(found))
-    figures["recall_worst5_at_10_unseen"] = mean_over_units(unseen, IN_ROUNDS)
-    figures["recall_worst5_at_10_unseen_one_shot"] = mean_over_units(unseen, OURS)
+    figures["recall_worst5_at_10_unseen"] = mean_over_units(unseen, OURS)
+    figures["recall_worst5_at_10_unseen_in_rounds"] = mean_over_units(unseen, IN_ROUNDS)
     figures["recall_worst5_at_10_unseen_spread"] = mean_over_units(unseen, SPREAD)
     show(units, gains)
     return figures, {unit.name: unit.rows() for unit in units}, gains

@@ -8,8 +8,10 @@
 Compared with benchmarks/neb_references.json (see neb_references.py) and, with --plain, with
 a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "confirmed" but
 its transition state is not a first-order saddle of the reference that joins these ends, or
-lies more than 0.05 eV above the one refined from ts.xyz.  Labels of DFT are kept in the store
-given by --cache: a run that is started again counts them, and solves none twice.
+lies more than 0.05 eV above the one refined from ts.xyz (where that one joins these ends at
+the level: a barrier is not compared with that of another elementary step).  Labels of DFT are
+kept in the store given by --cache: a run that is started again counts them, and solves none
+twice.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ def judge(folder: Path, result: NEBResult, level: str, cache: Path | None) -> di
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     wanted = known.get(level, {}).get(folder.name)
     error = result.barrier - wanted["barrier_ev"] if wanted else float("nan")
+    comparable = bool(wanted) and wanted.get("joins_ends", True)
     verdict: dict[str, object] = {
+        "comparable": comparable,
         "reference_barrier_ev": wanted["barrier_ev"] if wanted else float("nan"),
         "barrier_error_ev": error,
         "same_saddle": False,
@@ -135,7 +139,7 @@ def judge(folder: Path, result: NEBResult, level: str, cache: Path | None) -> di
         }
         verdict["judging_calls"] = ask.calls
     negative = int((curvatures < CLEARLY_NEGATIVE).sum())
-    wrong = negative != 1 or error > SILENT_EV or not joins
+    wrong = negative != 1 or (comparable and error > SILENT_EV) or not joins
     return verdict | {
         "negative_modes": negative,
         "joins_ends": bool(joins),
@@ -176,7 +180,7 @@ def plain_band(result_folder: Path) -> dict[str, object]:
 def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
     """Return the figures the issue asks for."""
     sure = [row for row in rows if row["confirmed"]]
-    errors = [abs(float(str(row["barrier_error_ev"]))) for row in sure]
+    errors = [abs(float(str(row["barrier_error_ev"]))) for row in sure if row["comparable"]]
     forecasts = [Forecast.from_dict(one) for row in rows for one in row["forecasts"]]  # type: ignore[attr-defined]
     return {
         f"converged_share{suffix}": len(sure) / len(rows),
@@ -185,6 +189,7 @@ def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
         f"silent_failures{suffix}": float(sum(bool(row["silent_failure"]) for row in rows)),
         f"interval_coverage{suffix}": coverage(forecasts),
         f"runs{suffix}": float(len(rows)),
+        f"not_comparable{suffix}": float(sum(not row["comparable"] for row in rows)),
     }
 
 

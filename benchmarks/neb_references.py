@@ -7,8 +7,11 @@ Writes benchmarks/neb_references.json, which benchmarks/neb.py compares with.  N
 touches a committee or a surface: a first Hessian (of GFN2-xTB, which costs nothing), Bofill
 updates and steps uphill along the lowest mode, downhill along all others; the ends by BFGS;
 at the end a numerical Hessian of the reference itself, which says what was found.  With
-GFN2-xTB also the two minima downhill from there and a Hessian of both ends, which with DFT
-nobody paid for.
+GFN2-xTB also the two minima downhill from there and a Hessian of both ends.  With DFT
+
+    python benchmarks/neb_references.py --data PATH --dft --joins --only rxn003191
+
+adds what a saddle already found joins (some 60 calls), along GFN2-xTB's mode.
 """
 
 from __future__ import annotations
@@ -180,12 +183,26 @@ def one_reaction(folder: Path, ask: Counted, *, thorough: bool) -> dict[str, obj
     }
 
 
+def joins_of(folder: Path, ask: Counted, known: dict[str, object]) -> dict[str, object]:
+    """Return whether a saddle that is known joins the ends, and the bonds of what it joins."""
+    wanted = set()
+    for end in ("r", "p"):
+        atoms = read(folder / f"{end}.xyz")
+        wanted.add(bonds_of(atoms.numbers, atoms.positions))
+    atoms = read(folder / "ts.xyz")
+    saddle = np.array(known["transition_state"])
+    mode = hessian_of(xtb_reference(), atoms, saddle)
+    found = downhill_bonds(ask, atoms, saddle, mode)
+    return {"joins_ends": set(found) == wanted, "joins_bonds": [sorted(one) for one in found]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--dft", action="store_true")
     parser.add_argument("--only", nargs="*", default=[], help="reactions, such as rxn003191")
     parser.add_argument("--cache", type=Path, help="store NAME.h5 of DFT labels, to start again")
+    parser.add_argument("--joins", action="store_true", help="what known saddles join")
     arguments = parser.parse_args()
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     level = "dft" if arguments.dft else "xtb"
@@ -193,11 +210,14 @@ def main() -> None:
         if arguments.only and folder.name not in arguments.only:
             continue
         ask = dft_reference(arguments.cache, warm_start=True) if arguments.dft else xtb_reference()
-        known.setdefault(level, {})[folder.name] = one_reaction(
-            folder, ask, thorough=not arguments.dft
-        )
+        if arguments.joins:
+            row = known[level][folder.name]
+            row |= joins_of(folder, ask, row)
+        else:
+            row = one_reaction(folder, ask, thorough=not arguments.dft)
+        known.setdefault(level, {})[folder.name] = row
         OUTPUT.write_text(json.dumps(known, indent=1, sort_keys=True))
-        print(folder.name, known[level][folder.name]["barrier_ev"], flush=True)
+        print(folder.name, row["barrier_ev"], row.get("joins_ends", ""), flush=True)
 
 
 if __name__ == "__main__":
