@@ -21,6 +21,8 @@ from hybrid_calc.gate.tolerance import ToleranceWarning
 from tests.cli.jobs import decisions_of, summary_of
 
 RUNS, STEPS = 10, 30
+PARTS = ("train", "validation", "test", "calibration")
+"""All: runs are dealt out by their names, which differ from time to time, and all are needed."""
 EVERYTHING = {"trust": False, "force_tolerance_ev_per_ang": 0.25}
 """Nothing is calibrated and trust is off: every geometry is labelled."""
 TOYS = {"committee": {"kind": "toy", "perturbation": 0.1}}
@@ -60,7 +62,7 @@ def store(filled, jobs):
 
 def test_runs_split_calibrate_and_a_run_that_relies_on_it(jobs, store, tmp_path):
     job, file = jobs.write(gate=EVERYTHING, **TOYS), tmp_path / "toy.calibration"
-    parts = ("--part", "calibration", "--part", "train", "--part", "test")
+    parts = [word for part in PARTS for word in ("--part", part)]
     ended = jobs.call("calibrate", store, "--committee", job, "--output", file, *parts)
     assert (ended.code, ended.err) == (0, "")
     assert "NOT validated:" in ended.out
@@ -264,7 +266,7 @@ def test_ani_against_gfn2_from_runs_to_words(jobs, tmp_path):
         assert ended.code == 0, ended.err
     assert jobs.call("store", "split", path).code == 0
     job = jobs.write(gate=gate, **settings)
-    parts = [word for part in ("calibration", "train", "test") for word in ("--part", part)]
+    parts = [word for part in PARTS for word in ("--part", part)]
     ended = jobs.call("calibrate", path, "--committee", job, "--output", file, *parts)
     assert (ended.code, ended.err) == (0, "")
     calibration = read_calibration(file)
