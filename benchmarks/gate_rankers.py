@@ -61,7 +61,7 @@ ORACLES = {
     "oracle of the signals and a second opinion": tuple(PLAIN),
     "oracle of the descriptors": None,
 }
-"""Rankers fitted on the other trajectories of the very unit that they rank: bounds, not rankers."""
+"""Fitted on the other trajectories of the very unit that they rank: yardsticks, not rankers."""
 
 
 def ranked_units(domain: Domain) -> list[Unit]:

@@ -142,8 +142,8 @@ def with_search(unit: Unit) -> Unit:
 def oracle(unit: Unit, signals: Sequence[str] | None = None) -> NDArray[np.float64]:
     """Return what each frame's error is expected to be from all other trajectories of its unit.
 
-    A bound on what any ranking without labels of its own can reach: these
-    labels are of the very molecule and process that is ranked.
+    What a ranking without labels of its own can hope for: these labels are of
+    the very molecule and process that is ranked.  Fitted models, no strict bound.
 
     Parameters
     ----------

@@ -35,6 +35,7 @@ NEEDED = {
     "mace-foundation": {"models": ["small", "medium"]},
     "external": {"members": [{"calculator": "a:b"}]},
     "level": {"functional": "pbe", "basis": "sto-3g"},
+    "cell": {"cutoff_hartree": 120},
     "own": {"function": "a:b"},
     "ase": {"calculator": "a:b"},
     "stretch": {"atoms": [0, 1], "to_length_ang": 2.0},

@@ -25,7 +25,10 @@ class CellSettings(Settings):
         "gth-pbe", description="GTH pseudopotential in PySCF's spelling; basis is then a gth- one."
     )
     cutoff_hartree: float = Field(
-        150.0, gt=0, description="Plane-wave cut-off of the density's mesh, hartree."
+        ...,
+        gt=0,
+        description="Plane-wave cut-off of the density's mesh, hartree: 30 will do for silicon, "
+        "120 for hydrogen, 600 for oxygen. A label whose mesh is too coarse is refused.",
     )
     k_point_density: float = Field(
         2.0, gt=0, description="K-points per 1/A along each axis, as ASE counts them."
@@ -94,7 +97,6 @@ def named_level(value: object) -> object:
     if value not in RECIPES:
         raise ValueError(f"known names are {', '.join(RECIPES)}; give other levels by keys")
     level = RECIPES[value].level.to_dict()
-    level |= {CELL: RECIPES[value].level.parameters.get(CELL)}
     return {key: level[key] for key in LevelSettings.model_fields if key in level}
 
 

@@ -21,8 +21,7 @@ class PySCFSettings(Settings):
     level: LevelSettings = Field(
         LevelSettings.model_validate(named_level("ani-1x")),
         description="Level of theory: ani-1x (wB97X/6-31G(d), what ANI-1x learned), mace-off, "
-        "rmd17, pbe-d3, balanced, fast, pbe-gth (crystals), one of them with -strict, or the keys "
-        "of a level.",
+        "rmd17, pbe-d3, balanced, fast, one of them with -strict, or the keys of a level.",
     )
     threads: int = Field(1, ge=1, description="Threads of the worker; one is best for 10 atoms.")
     max_memory_mb: int = Field(4000, ge=100, description="What PySCF may use, MB.")

@@ -27,6 +27,10 @@ Array = NDArray[np.float64]
 CELL = "cell"
 """Key of a level's parameters: ``pseudopotential``, ``cutoff_hartree``, ``k_point_density``."""
 
+MAX_NET_FORCE = 0.005
+"""Net force beyond which the mesh is too coarse, eV/A: forces are then off by as much
+(benchmarks/crystals.py)."""
+
 METALS = "metals need fractional occupations: use AseReference with a periodic code"
 GAP_EV = 0.1
 """Gap below which integer occupations do not describe a crystal, eV."""
@@ -73,7 +77,7 @@ def check_cell(atoms: Atoms, level: LevelOfTheory) -> None:
     if CELL not in level.parameters:
         raise StructureError(
             f"{level} is a level for molecules only; set atoms.pbc = False, choose a level with "
-            "cell (such as pbe-gth), or use AseReference with a periodic code."
+            "the key cell, or use AseReference with a periodic code."
         )
     if not atoms.pbc.all():
         raise StructureError(
@@ -162,7 +166,6 @@ def solve_cell(request: dict[str, Any]) -> dict[str, Any]:
     import pyscf
     from ase.units import Bohr, Hartree
 
-    from hybrid_calc.reference.checks import MAX_NET_FORCE
     from hybrid_calc.reference.ladder import RUNGS_WITHOUT_NEWTON, climb
     from hybrid_calc.reference.spin import contamination, impure_spin
 

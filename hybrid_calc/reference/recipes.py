@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hybrid_calc.reference.cells import CELL
 from hybrid_calc.reference.level import LevelOfTheory
 
 STRICT = "-strict"
 STRICT_GRID = 5
 STRICT_CONVERGENCE = 1e-9
-STRICT_CUTOFF = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,44 +110,16 @@ _LOOSE = (
         "benchmarks/recipes.py).",
         label_noise_ev_per_ang=0.0005,
     ),
-    Recipe(
-        name="pbe-gth",
-        level=LevelOfTheory(
-            program="pyscf",
-            functional="pbe",
-            basis="gth-dzvp-molopt-sr",
-            convergence_hartree=1e-7,
-            project_net_force=True,
-            parameters={
-                CELL: {
-                    "pseudopotential": "gth-pbe",
-                    "cutoff_hartree": 150.0,
-                    "k_point_density": 2.0,
-                }
-            },
-        ),
-        evidence="Insulating crystals; matches no published committee. Forces and stress are the "
-        "slopes of the energy (hydrogen, tests/reference/test_cells.py). The cut-off is a "
-        "compromise: hard atoms such as oxygen or fluorine want 300 hartree and more; the net "
-        "force that the mesh leaves is among the checks of every label.",
-    ),
 )
 
 
 def _strict(recipe: Recipe) -> Recipe:
-    level = replace(recipe.level, convergence_hartree=STRICT_CONVERGENCE)
-    cell = recipe.level.parameters.get(CELL)
-    if isinstance(cell, dict):
-        finer = cell | {"cutoff_hartree": STRICT_CUTOFF}
-        level, mesh = replace(level, parameters={CELL: finer}), f"{STRICT_CUTOFF:g} hartree cut-off"
-    else:
-        level, mesh = replace(level, grid_level=STRICT_GRID), f"Grid {STRICT_GRID}"
     return replace(
         recipe,
         name=recipe.name + STRICT,
-        level=level,
+        level=replace(recipe.level, grid_level=STRICT_GRID, convergence_hartree=STRICT_CONVERGENCE),
         label_noise_ev_per_ang=None,
-        evidence=f"{mesh} and {STRICT_CONVERGENCE:g} hartree. {recipe.evidence}",
+        evidence=f"Grid {STRICT_GRID} and {STRICT_CONVERGENCE:g} hartree. {recipe.evidence}",
     )
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from hybrid_calc.config.level import level_from_text
 from hybrid_calc.errors import InputError, MissingPackageError
 from hybrid_calc.reference import graphics
 from hybrid_calc.reference.pyscf_backend import PySCFReference
-from hybrid_calc.reference.recipes import ANI_1X_LEVEL, RECIPES
+from hybrid_calc.reference.recipes import ANI_1X_LEVEL
 from hybrid_calc.reference.warm_start import WarmStarts
 from tests.reference.test_recipes import BENT, request_of, solve
 
@@ -92,4 +93,7 @@ def test_without_a_device_the_package_is_named():
 
 def test_cells_stay_on_the_processor():
     with pytest.raises(InputError, match="set device='cpu'"):
-        PySCFReference(RECIPES["pbe-gth"].level, device="cuda")
+        PySCFReference(
+            level_from_text("{functional: pbe, basis: gth-szv, cell: {cutoff_hartree: 120}}"),
+            device="cuda",
+        )

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from hybrid_calc.reference.cells import CELL
 from hybrid_calc.reference.checks import project_rigid, rigid_modes
 from hybrid_calc.reference.level import LevelOfTheory
 from hybrid_calc.reference.pyscf_worker import solve
@@ -71,11 +70,7 @@ def slope_error(level, atoms=BENT, **more):
     return (ends[0] - ends[1]) / (2 * STEP_ANG) + (forces * along).sum()
 
 
-MOLECULAR = [name for name, recipe in RECIPES.items() if CELL not in recipe.level.parameters]
-"""Crystals: tests/reference/test_cells.py."""
-
-
-@pytest.mark.parametrize("name", [n for n in MOLECULAR if not n.endswith(STRICT)])
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.endswith(STRICT)])
 def test_forces_of_every_recipe_are_the_slope_of_its_energy(name):
     level = RECIPES[name].level
     if level.dispersion:
@@ -84,7 +79,7 @@ def test_forces_of_every_recipe_are_the_slope_of_its_energy(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in MOLECULAR if n.endswith(STRICT)])
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.endswith(STRICT)])
 def test_forces_of_every_strict_recipe_are_the_slope_of_its_energy(name):
     if RECIPES[name].level.dispersion:
         pytest.importorskip("pyscf.dispersion", reason="pip install hybrid_calc[dispersion]")
