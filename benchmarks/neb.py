@@ -9,7 +9,8 @@ Compared with benchmarks/neb_references.json (see neb_references.py) and, with -
 a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "confirmed" but
 its transition state is not a first-order saddle of the reference that joins these ends, or
 lies more than 0.05 eV above the one refined from ts.xyz (where that one joins these ends at
-the level: a barrier is not compared with that of another elementary step).  Labels of DFT are
+the level, or is a step of the way that was found: a barrier is not compared with that of
+another elementary step).  A way over intermediates is judged step by step.  Labels of DFT are
 kept in the store given by --cache: a run that is started again counts them, and solves none
 twice.
 """
@@ -34,7 +35,7 @@ from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.correction.inflation import Forecast, coverage
 from hybrid_calc.correction.surface import PredictMany
 from hybrid_calc.drivers.band import idpp_band
-from hybrid_calc.drivers.barrier import NEBResult
+from hybrid_calc.drivers.barrier import ElementaryStep, NEBResult
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
@@ -66,14 +67,15 @@ def run_one(
         "missing": result.missing,
         "barrier_ev": result.barrier,
         "interval_ev": result.interval,
-        "transition_fmax": result.transition_fmax,
+        "transition_fmax": result.highest.transition_fmax,
         "interior_labels": result.interior_labels,
         "confirmation_labels": result.confirmation_labels,
         "end_calls": result.end_calls,
         "calls": ask.calls,
         "solved": ask.solved,
         "level": ask.level.hash,
-        "prior": result.prior,
+        "prior": result.highest.prior,
+        "steps": [[*step.names, step.barrier, step.labels] for step in result.steps],
         "seconds": time.perf_counter() - began,
         "forecasts": [one.to_dict() for one in result.forecasts],
     }
@@ -101,50 +103,65 @@ def pair_lengths(atoms: Atoms, positions: NDArray[np.float64]) -> NDArray[np.flo
 def judge(folder: Path, result: NEBResult, level: str, cache: Path | None) -> dict[str, object]:
     """Compare with the transition state that the reference found by itself.
 
-    Where it is another one, its Hessian and the ends it leads to are asked of the reference.
+    Every other saddle of the way is judged by the reference's Hessian and the ends that it
+    leads to.
     """
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     wanted = known.get(level, {}).get(folder.name)
     error = result.barrier - wanted["barrier_ev"] if wanted else float("nan")
-    comparable = bool(wanted) and wanted.get("joins_ends", True)
-    verdict: dict[str, object] = {
+    sure = result.confirmed
+    saddles = [judge_step(step, wanted, level, cache, sure=sure) for step in result.steps]
+    comparable = bool(wanted) and (
+        wanted.get("joins_ends", True) or any(one["same_saddle"] for one in saddles)
+    )
+    wrong = any(one["wrong"] for one in saddles) or (comparable and error > SILENT_EV)
+    return {
         "comparable": comparable,
         "reference_barrier_ev": wanted["barrier_ev"] if wanted else float("nan"),
         "barrier_error_ev": error,
-        "same_saddle": False,
-        "silent_failure": False,
+        "saddles": saddles,
+        "silent_failure": bool(sure and wrong),
     }
-    if result.transition_state is None:
+
+
+def judge_step(
+    step: ElementaryStep,
+    wanted: dict[str, object] | None,
+    level: str,
+    cache: Path | None,
+    *,
+    sure: bool,
+) -> dict[str, object]:
+    """Judge one saddle; the reference is asked about those a run is sure of."""
+    verdict: dict[str, object] = {"same_saddle": False, "wrong": False}
+    if step.transition_state is None:
         return verdict
-    atoms = result.reactant.copy()
+    atoms = step.start.copy()
     if wanted:
         lengths = [
             pair_lengths(atoms, one)
-            for one in (result.transition_state, np.array(wanted["transition_state"]))
+            for one in (step.transition_state, np.array(wanted["transition_state"]))
         ]
         away = float(np.abs(lengths[0] - lengths[1]).max())
         verdict |= {"distance_from_reference_saddle_ang": away, "same_saddle": away < SAME_ANG}
-    if verdict["same_saddle"]:
-        curvatures = np.array(wanted["curvatures"])
-        joins = wanted.get("joins_ends", True)
-    elif not result.confirmed:
+    if not sure:
         return verdict
+    if wanted and verdict["same_saddle"] and wanted.get("joins_ends", True):
+        curvatures, joins = np.array(wanted["curvatures"]), True
     else:
         ask = reference_of(level, cache)
-        hessian = hessian_of(ask, atoms, result.transition_state)
-        curvatures = curvatures_of(atoms, result.transition_state, hessian)
-        found = downhill_bonds(ask, atoms, result.transition_state, hessian)
-        joins = set(found) == {
-            bonds_of(atoms.numbers, end.positions) for end in (result.reactant, result.product)
-        }
+        hessian = hessian_of(ask, atoms, step.transition_state)
+        curvatures = curvatures_of(atoms, step.transition_state, hessian)
+        found = downhill_bonds(ask, atoms, step.transition_state, hessian)
+        ends = {bonds_of(atoms.numbers, end.positions) for end in (step.start, step.end)}
+        joins = set(found) == ends
         verdict["judging_calls"] = ask.calls
     negative = int((curvatures < CLEARLY_NEGATIVE).sum())
-    wrong = negative != 1 or (comparable and error > SILENT_EV) or not joins
     return verdict | {
         "negative_modes": negative,
-        "joins_ends": bool(joins),
+        "joins_ends": joins,
         "curvatures": curvatures[:3].tolist(),
-        "silent_failure": bool(result.confirmed and wrong),
+        "wrong": negative != 1 or not joins,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, evaluate_surface, surface_std
-from hybrid_calc.drivers.shape import has_clash
+from hybrid_calc.drivers.shape import has_clash, turn_onto
 
 CHECK = 2
 """Optimiser steps between looks at the posterior std."""
@@ -129,6 +130,27 @@ def _part_clashes(images: list[Atoms]) -> None:
     for image in images[1:-1]:
         if has_clash(image.numbers, image.positions):
             image.set_positions(image.positions + rng.normal(0.0, SHAKE_ANG, (len(image), 3)))
+
+
+def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
+    """Interpolate a band of count images through all stops; shape (count, N, 3), A.
+
+    Of more stops than images an even choice is passed through.
+    """
+    chosen = np.linspace(0, len(stops) - 1, min(count, len(stops))).round().astype(int)
+    stops = [stops[index] for index in chosen]
+    marks = np.linspace(0, count - 1, len(stops)).round().astype(int)
+    here, parts = stops[0].copy(), [stops[0].positions[None]]
+    for stop, images in zip(stops[1:], np.diff(marks), strict=True):
+        if images == 1:  # nothing between to interpolate
+            free = not here.constraints
+            leg = stop.positions[None]
+            leg = turn_onto(stop.positions, here.positions).positions[None] if free else leg
+        else:
+            leg = idpp_band(here, stop, int(images) + 1)[1:]
+        parts.append(leg)
+        here.set_positions(leg[-1], apply_constraint=False)
+    return np.concatenate(parts)
 
 
 def relax_band(

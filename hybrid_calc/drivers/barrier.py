@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -32,7 +31,9 @@ class SearchLimits:
     refine_ang
         How far one refinement may move it, A.
     max_refinements
-        How often without bringing its force down, before a band is asked again.
+        How often without bringing its force down, before it walks on the reference itself.
+    max_walk
+        Labels of such a walk, before a band is asked again.
     margin_ev
         An image may not, within its 95 % interval, rise above the barrier by more, eV.
     collapse_ang
@@ -46,6 +47,11 @@ class SearchLimits:
         How often the symmetry of a path is broken, a band may fall onto an end, a saddle
         may lead elsewhere, a round may bring nothing new and the reference may fail
         before giving up.
+    hard_band_labels
+        After so many labels a band is taken to lead over a minimum between its ends, which
+        is sought where labels had bonds of neither; and after so many more once again.
+    max_steps
+        Elementary steps that a way may have.
     break_ang
         How far the middle of a band is pushed to break its symmetry, A.
     """
@@ -56,6 +62,7 @@ class SearchLimits:
     refine_ev_per_ang: float = 3.0
     refine_ang: float = 0.3
     max_refinements: int = 5
+    max_walk: int = 30
     margin_ev: float = 0.1
     collapse_ang: float = 0.15
     collapse_ev: float = 0.01
@@ -65,7 +72,72 @@ class SearchLimits:
     max_detours: int = 3
     max_stalls: int = 3
     max_failures: int = 12
+    hard_band_labels: int = 12
+    max_steps: int = 4
     break_ang: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ElementaryStep:
+    """One saddle and the two minima it joins.
+
+    Attributes
+    ----------
+    start, end
+        The relaxed minima, with the reference's energy and forces.
+    names
+        What they are called: reactant, product, intermediate 1 and so on.
+    barrier
+        Reference energy of the transition state above `start`, eV; NaN where no climbing
+        image was labelled.
+    half_width
+        Of its 95 % interval, eV.
+    transition_state
+        Positions of the labelled climbing image, shape (N, 3), A, or None.
+    transition_fmax
+        The reference's largest force there, eV/A.
+    curvatures
+        The two lowest of the surface there, eV/A^2.
+    confirmed
+        Whether everything the driver checks holds for this step.
+    labels
+        Reference calls between its ends, confirmation included.
+    path
+        Positions of the last band, shape (B, N, 3), A.
+    path_energies, path_half_widths
+        Relative to `start`, eV, shape (B,); half-widths of 95 %.
+    labelled_images
+        Images of the last band that carry a label.
+    prior
+        What the last surface was built on.
+    polish
+        What refining the transition state on the reference came to, where it was wanted.
+    downhill
+        Labelled ends of the paths downhill, where they were wanted.
+    """
+
+    start: Atoms
+    end: Atoms
+    names: tuple[str, str]
+    barrier: float
+    half_width: float
+    transition_state: NDArray[np.float64] | None
+    transition_fmax: float
+    curvatures: tuple[float, ...]
+    confirmed: bool
+    labels: int
+    path: NDArray[np.float64]
+    path_energies: NDArray[np.float64]
+    path_half_widths: NDArray[np.float64]
+    labelled_images: tuple[int, ...]
+    prior: str
+    polish: Polish | None
+    downhill: tuple[DownhillEnd, ...]
+
+    @property
+    def reaction_energy(self) -> float:
+        """End minus start, eV."""
+        return float(self.end.get_potential_energy() - self.start.get_potential_energy())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,67 +147,105 @@ class NEBResult:
     Attributes
     ----------
     confirmed
-        True only when everything the driver checks holds.
+        True only when everything the driver checks holds, for every step.
     missing
         What is missing, in words; empty when confirmed.
-    barrier, reverse_barrier
-        Reference energy of the transition state above reactant and product, eV; NaN
-        where no climbing image was labelled.
-    interval
-        95 % interval of ``barrier``, eV.
-    reaction_energy
-        Product minus reactant, eV.
-    transition_state
-        Positions of the labelled climbing image, shape (N, 3), A, or None.
-    transition_fmax
-        The reference's largest force there, eV/A.
-    curvatures
-        The two lowest of the surface there, eV/A^2.
-    path
-        Positions of the last band, shape (B, N, 3), A.
-    path_energies, path_half_widths
-        Relative to the reactant, eV, shape (B,); half-widths of 95 %.
-    labelled_images
-        Images of the last band that carry a label.
+    steps
+        From reactant to product; more than one where minima were found between them.
     end_calls, interior_labels, confirmation_labels
-        Reference calls: both ends, between them, and those that only confirm.
+        Reference calls: all minima, between them, and those that only confirm.
     forecasts
-        What the surface had said about each label before it was asked.
+        What the surfaces had said about each label before it was asked.
     labels
         Every label of this molecule.
-    reactant, product
-        The relaxed ends.
-    prior
-        What the last surface was built on.
-    polish
-        What refining the transition state on the reference came to, where it was wanted.
-    downhill
-        Labelled ends of the paths downhill, where they were wanted.
     """
 
     confirmed: bool
     missing: str
-    barrier: float
-    reverse_barrier: float
-    interval: tuple[float, float]
-    reaction_energy: float
-    transition_state: NDArray[np.float64] | None
-    transition_fmax: float
-    curvatures: tuple[float, ...]
-    path: NDArray[np.float64]
-    path_energies: NDArray[np.float64]
-    path_half_widths: NDArray[np.float64]
-    labelled_images: tuple[int, ...]
+    steps: tuple[ElementaryStep, ...]
     end_calls: int
     interior_labels: int
     confirmation_labels: int
     forecasts: tuple[Forecast, ...]
     labels: tuple[SurfaceLabel, ...]
-    reactant: Atoms
-    product: Atoms
-    prior: str
-    polish: Polish | None = None
-    downhill: tuple[DownhillEnd, ...] = ()
+
+    @property
+    def reactant(self) -> Atoms:
+        """The relaxed reactant."""
+        return self.steps[0].start
+
+    @property
+    def product(self) -> Atoms:
+        """The relaxed product."""
+        return self.steps[-1].end
+
+    @property
+    def highest(self) -> ElementaryStep:
+        """The step over the highest labelled saddle; the first one where there is none."""
+        return self.steps[self._highest]
+
+    @property
+    def barrier(self) -> float:
+        """Reference energy of the highest transition state above the reactant, eV, or NaN."""
+        return float(self._starts[self._highest] + self.highest.barrier)
+
+    @property
+    def reverse_barrier(self) -> float:
+        """The same above the product, eV."""
+        return self.barrier - self.reaction_energy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of ``barrier``, eV."""
+        return self.barrier - self.highest.half_width, self.barrier + self.highest.half_width
+
+    @property
+    def reaction_energy(self) -> float:
+        """Product minus reactant, eV."""
+        return float(sum(step.reaction_energy for step in self.steps))
+
+    @property
+    def transition_state(self) -> NDArray[np.float64] | None:
+        """Positions of the highest transition state, shape (N, 3), A, or None."""
+        return self.highest.transition_state
+
+    @property
+    def path(self) -> NDArray[np.float64]:
+        """Positions of all bands in a row, every minimum once, shape (B, N, 3), A."""
+        rest = [step.path[1:] for step in self.steps[1:]]
+        return np.concatenate([self.steps[0].path, *rest])
+
+    @property
+    def path_energies(self) -> NDArray[np.float64]:
+        """Of its images above the reactant, eV, shape (B,)."""
+        pairs = list(zip(self._starts, self.steps, strict=True))
+        rest = [start + step.path_energies[1:] for start, step in pairs[1:]]
+        return np.concatenate([self.steps[0].path_energies, *rest])
+
+    @property
+    def path_half_widths(self) -> NDArray[np.float64]:
+        """95 % half-widths of these, each from the start of its step, eV, shape (B,)."""
+        rest = [step.path_half_widths[1:] for step in self.steps[1:]]
+        return np.concatenate([self.steps[0].path_half_widths, *rest])
+
+    @property
+    def labelled_images(self) -> tuple[int, ...]:
+        """Images of ``path`` that carry a label."""
+        images, before = set(), 0
+        for step in self.steps:
+            images |= {before + index for index in step.labelled_images}
+            before += len(step.path) - 1
+        return tuple(sorted(images))
+
+    @property
+    def _highest(self) -> int:
+        heights = self._starts + [step.barrier for step in self.steps]
+        return int(np.argmax(np.where(np.isnan(heights), -np.inf, heights)))
+
+    @property
+    def _starts(self) -> NDArray[np.float64]:
+        """Energies of the steps' starts above the reactant, eV."""
+        return np.cumsum([0.0, *(step.reaction_energy for step in self.steps[:-1])])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,10 +254,9 @@ class Progress:
 
     Attributes
     ----------
-    ends
-        State of the relaxations of reactant and product, once begun.
     phase
-        ``search`` a band, ``refine`` its climbing image, ``confirm`` it.
+        ``search`` a band, ``refine`` its climbing image on the surface, ``walk`` with it on
+        the reference where that brings nothing, ``confirm`` it.
     last
         Reason of the last label between the ends.
     refinements
@@ -172,13 +281,20 @@ class Progress:
     curvatures
         The two lowest of the surface at the climbing image, eV/A^2; empty before they
         were judged.
+    walk, hessian
+        Positions of a walk on the reference, (w, N, 3), and the Hessian at the first of
+        them, eV/A^2, (3N, 3N).
+    elsewhere
+        Where downhill from the climbing image lie minima that are not these ends, with
+        labels that say so: both sides' positions, (2, N, 3), or None.
+    tried
+        Geometries from which a minimum between the ends was sought, (t, N, 3).
     doubt
         What was missing at the end of the last round.
     done
         Whether everything was confirmed.
     """
 
-    ends: dict[str, Any] | None = None
     phase: str = "search"
     last: str = ""
     refinements: int = 0
@@ -195,5 +311,9 @@ class Progress:
     saddle: list[list[float]] | None = None
     band: list[list[list[float]]] | None = None
     curvatures: list[float] = field(default_factory=list)
+    walk: list[list[list[float]]] = field(default_factory=list)
+    hessian: list[list[float]] = field(default_factory=list)
+    elsewhere: list[list[list[float]]] | None = None
+    tried: list[list[list[float]]] = field(default_factory=list)
     doubt: str = "no band was relaxed yet"
     done: bool = False

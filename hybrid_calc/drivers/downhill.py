@@ -1,4 +1,4 @@
-"""Label where the paths downhill from a transition state end on the surface."""
+"""What lies downhill from a transition state, labelled."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase.optimize import BFGS
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import SurfaceLabel, evaluate_surface
-from hybrid_calc.drivers.labelling import LabelBook, max_force
-from hybrid_calc.drivers.saddle import downhill_ends, judge_saddle
+from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator, max_force
+from hybrid_calc.drivers.saddle import Descent, Saddle, downhill_ends, judge_saddle, pushed
 from hybrid_calc.drivers.shape import bonds_of, distance_between
+from hybrid_calc.errors import ReferenceFailed
 
 DOWNHILL = "confirmation: downhill end"
 
@@ -24,6 +26,13 @@ MAX_FMAX_EV_PER_ANG = 0.2
 
 MAX_ERROR_EV = 0.03
 """How far the surface may have been off at an end."""
+
+
+STEP_ANG = 0.1
+"""Longest step of a walk on the reference itself, A."""
+
+MOST_STEPS = 200
+"""Steps it may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +110,50 @@ def label_downhill_ends(
         if all(one.confirmed for one in found):
             break
     return found
+
+
+def descend_on_reference(
+    book: LabelBook,
+    saddle: Saddle,
+    reason: str,
+    arrived: Callable[[SurfaceLabel], bool],
+) -> list[Descent]:
+    """Walk downhill on the reference itself from both sides of a saddle.
+
+    The same saddle gives the same walks, so that one that was killed repeats its steps, whose
+    labels are known, and goes on.
+
+    Parameters
+    ----------
+    book
+        Labels of the molecule; asked for every force.
+    saddle
+        Where to start.
+    reason
+        For the record.
+    arrived
+        Tells whether a label ends its walk.
+
+    Raises
+    ------
+    ReferenceFailed, BudgetExhausted, RunInterrupted
+        No more labels, or a walk that does not end.
+    """
+    walks = []
+    for start in pushed(saddle):
+        frame = book.template.copy()
+        frame.set_positions(start, apply_constraint=False)
+        frame.calc = ReferenceCalculator(book, reason)
+        walked = [saddle.positions]
+        for _ in BFGS(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
+            walked.append(np.array(frame.positions))
+            label = book.find(frame.positions)
+            if label is not None and arrived(label):
+                break
+        else:
+            raise ReferenceFailed(f"a walk downhill did not end in {MOST_STEPS} steps.")
+        walks.append(Descent(walked=np.array(walked), unsure=False))
+    return walks
 
 
 def missing_of(found: list[DownhillEnd]) -> str:

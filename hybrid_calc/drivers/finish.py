@@ -37,6 +37,8 @@ class Finish:
         The two lowest of the surface with all labels there, eV/A^2.
     polish, downhill
         What was wanted and done.
+    doubts
+        What is missing.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Finish:
         self.curvatures: list[float] = []
         self.polish: Polish | None = None
         self.downhill: tuple[DownhillEnd, ...] = ()
+        self.doubts: list[str] = []
         self._book, self._settings, self._begun, self._record = book, settings, begun, record
 
     def run(self, label: SurfaceLabel, ends: tuple[SurfaceLabel, SurfaceLabel]) -> list[str]:
@@ -69,7 +72,8 @@ class Finish:
             found = label_downhill_ends(self._book, label, ends, rounds, self._record)
             self.downhill = tuple(found)
             doubts.append(missing_of(found))
-        return [doubt for doubt in doubts if doubt]
+        self.doubts = [doubt for doubt in doubts if doubt]
+        return self.doubts
 
     def _polish_from(self, label: SurfaceLabel) -> SurfaceLabel:
         """Refine the transition state on the reference."""

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hybrid_calc.calculator import HybridHandle
-from hybrid_calc.correction.surface import (
-    PredictMany,
-    SurfaceLabel,
-    evaluate_surface,
-    refuse_periodic,
-)
-from hybrid_calc.drivers.band import idpp_band
-from hybrid_calc.drivers.barrier import NEBResult, Progress, SearchLimits
+from hybrid_calc.correction.surface import PredictMany, SurfaceLabel, refuse_periodic
+from hybrid_calc.drivers.band import band_through
+from hybrid_calc.drivers.barrier import NEBResult, SearchLimits
 from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
-from hybrid_calc.drivers.finish import Finish
 from hybrid_calc.drivers.known import committee_for, known_labels
-from hybrid_calc.drivers.labelling import (
-    NO_MORE_LABELS,
-    AskReference,
-    LabelBook,
-    max_force,
-    near_path,
-)
+from hybrid_calc.drivers.labelling import NO_MORE_LABELS, AskReference, LabelBook, near_path
 from hybrid_calc.drivers.polish import require_sella
-from hybrid_calc.drivers.relax import HybridRelax, RelaxResult, SaveState
-from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.drivers.relax import HybridRelax, SaveState
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import distance_between, turn_onto
-from hybrid_calc.errors import ReferenceFailed
+from hybrid_calc.drivers.shape import bonds_of, distance_between
+from hybrid_calc.drivers.step import Step, Stop
+from hybrid_calc.errors import ReferenceFailed, RunInterrupted
 from hybrid_calc.reference.label import Label
 
 SAME_END_ANG = 0.05
@@ -42,6 +31,10 @@ SAME_END_ANG = 0.05
 
 SAME_IMAGE_ANG = 1e-3
 """An image whose distances differ by less from a label's carries that label, A."""
+
+
+class _LedBackError(RunInterrupted):
+    """A relaxation has taken on the bonds of a minimum that is known."""
 
 
 class HybridNEB:
@@ -93,12 +86,18 @@ class HybridNEB:
         self.product.info = dict(self.reactant.info)
         self.path = [one for one in path if not _is_an_end(one, (reactant, product))]
         self.known = list(known)
-        self.book = LabelBook(reactant, predict_many, label, settings=self.settings.process)
-        self.progress = Progress()
+        self._predict_many = predict_many
         self._label = label
         self._save = save
-        self._begun: dict[str, Any] = {}
-        self._finish = Finish(self.book, self.settings, self._begun, self._record)
+        self._stops = [
+            Stop(name="reactant", atoms=self.reactant),
+            Stop(name="product", atoms=self.product),
+        ]
+        self._steps: list[Step] = []
+        self._begun: list[Mapping[str, Any]] = []
+        self._trials: list[Stop] = []
+        self._left: list[LabelBook] = []
+        self._spent: list[LabelBook] = []
         if self.settings.polish == "sella":
             require_sella()
 
@@ -133,17 +132,23 @@ class HybridNEB:
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, JSON-able."""
         return {
-            "schema": 1,
-            "book": self.book.to_dict(),
-            "progress": asdict(self.progress),
-            "begun": dict(self._begun),
+            "schema": 2,
+            "stops": [stop.to_dict() for stop in self._stops],
+            "steps": [step.to_dict() for step in self._steps],
+            "spent": [book.to_dict() for book in self._spent],
+            "trials": [trial.to_dict() for trial in self._trials],
+            "left": [book.to_dict() for book in self._left],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state` returned."""
-        self.book.restore(state["book"])
-        self.progress = Progress(**state["progress"])
-        self._begun.update(state["begun"])
+        self._stops, self._trials = (
+            [self._stop(**one) for one in state[name]] for name in ("stops", "trials")
+        )
+        self._spent, self._left = (
+            [self._book(one) for one in state[name]] for name in ("spent", "left")
+        )
+        self._begun = list(state["steps"])
 
     def run(self) -> NEBResult:
         """Search.
@@ -156,151 +161,247 @@ class HybridNEB:
         ReferenceFailed, BudgetExhausted, RunInterrupted
             An end could not be labelled even once.
         """
-        ends = {
-            "reactant": self._relax_end("reactant", self.reactant),
-            "product": self._relax_end("product", self.product),
-        }
-        search = self._search_between(ends["reactant"], ends["product"])
-        missing = [f"{name}: {one.missing}" for name, one in ends.items() if not one.confirmed]
+        for stop in self._stops:
+            self._relax(stop)
+        self._set_out()
+        ends = [(stop.name, stop.minimum) for stop in self._stops]
+        missing = [f"{name}: {found.missing}" for name, found in ends if not found.confirmed]
         try:
-            while not missing and not self.progress.done:
-                search.round()
+            while not missing and (step := self._unfinished()) is not None:
+                missing = self._advance(step)
                 self._record()
-                missing = search.patience()
-            if self.progress.done:
-                label = search.saddle_label()
-                if label is None:
-                    raise ReferenceFailed("a confirmed transition state has no label.")
-                missing = self._finish.run(label, search.ends)
         except NO_MORE_LABELS as error:
             missing.append(f"the reference gave no more labels: {error}")
-        if missing and self.progress.doubt:
-            missing.append(self.progress.doubt)
-        return self._result("; ".join(missing), ends, search)
+        if missing and (step := self._unfinished()) is not None and step.progress.doubt:
+            missing.append(step.progress.doubt)
+        return self._result("; ".join(missing))
 
-    def _relax_end(self, name: str, atoms: Atoms) -> RelaxResult:
+    def _relax(self, stop: Stop) -> None:
         def save(state: Mapping[str, Any]) -> None:
-            self.progress.ends = {**(self.progress.ends or {}), name: dict(state)}
+            stop.state = dict(state)
             self._record()
 
         def label(frame: Atoms, reason: str) -> Label:
-            return self._label(frame, f"{name}: {reason}")
+            if stop in self._trials:
+                stop.leads_to = self._stop_with(self._bonds(frame.positions))
+                if stop.leads_to is not None:
+                    raise _LedBackError(f"it leads back to the {stop.leads_to.name}")
+            return self._label(frame, f"{stop.name}: {reason}")
 
         driver = HybridRelax(
-            atoms,
-            self.book.predict_many,
+            stop.atoms,
+            self._predict_many,
             label,
             self.settings.ends,
-            known=self.known,
+            known=[*self.known, *self._with_bonds_of(stop)],
             save=save,
         )
-        if self.progress.ends and name in self.progress.ends:
-            driver.restore(self.progress.ends[name])
-        return driver.run()
+        if stop.state is not None:
+            driver.restore(stop.state)
+        stop.found = driver.run()
 
-    def _search_between(self, reactant: RelaxResult, product: RelaxResult) -> BarrierSearch:
-        stops = (reactant.atoms, product.atoms)
+    def _set_out(self) -> None:
+        """Begin with one step from end to end, or where a run was stopped."""
+        if not self._begun:
+            self._steps = [self._step(self._stops[0], self._stops[1], self.path)]
+            return
+        for pair, state in zip(pairwise(self._stops), self._begun, strict=True):
+            between = [self._frame(one) for one in state["path"]]
+            self._steps.append(self._step(*pair, between))
+            self._steps[-1].restore(state)
 
-        def through(between: Sequence[Atoms]) -> NDArray[np.float64]:
-            return band_through([stops[0], *between, stops[1]], self.settings.images)
+    def _step(
+        self,
+        start: Stop,
+        end: Stop,
+        between: Sequence[Atoms] = (),
+        labels: Sequence[SurfaceLabel] = (),
+    ) -> Step:
+        """Return a new step; of labels known before the run those near its first band."""
+        book = self._book()
+        ends = [stop.minimum.atoms for stop in (start, end)]
+        band = band_through([ends[0], *between, ends[1]], self.settings.images)
+        book.know([*near_path(self.reactant, band, self.known), *labels])
+        return Step(start, end, book, self.settings, self.limits, path=between, record=self._record)
 
-        first, last = (_label_of(one) for one in (reactant, product))
-        start = through(self.path)
-        if not self.book.labels:
-            self.book.know([*near_path(self.reactant, start, self.known)])
-            self.book.know([*reactant.labels, *product.labels])
-        return BarrierSearch(
-            self.reactant,
-            self.book,
-            self.settings,
-            self.progress,
-            limits=self.limits,
-            ends=(first, last),
-            through=through,
-            start=start,
+    def _step_over(
+        self, pair: tuple[Stop, Stop], saddle: SurfaceLabel | None, labels: Sequence[SurfaceLabel]
+    ) -> Step:
+        """Return a new step of a way, which has its saddle already where that was found."""
+        if saddle is None:
+            return self._step(*pair, labels=labels)
+        step = self._step(*pair, [self._frame(saddle.positions)], labels)
+        step.at_saddle(saddle)
+        return step
+
+    def _unfinished(self) -> Step | None:
+        return next((step for step in self._steps if step.finish.label is None), None)
+
+    def _advance(self, step: Step) -> list[str]:
+        """Take one round of a step or follow what the last one found; return what ends the run."""
+        if step.progress.done:
+            return step.conclude()
+        if not self._trials:
+            step.search.round()
+            self._trials = self._leads(step)
+            if not self._trials and step.progress.elsewhere is None:
+                return step.search.patience()
+        self._record()
+        self._follow(step)
+        if len(self._steps) > self.limits.max_steps:
+            return [f"the way has more than {self.limits.max_steps} steps"]
+        return []
+
+    def _leads(self, step: Step) -> list[Stop]:
+        """Return where minima that the way leads over may lie, to be relaxed."""
+        known = {stop.bonds for stop in self._stops}
+        if step.progress.elsewhere is None:
+            label = step.search.third_structure(known)
+            places = [] if label is None else [label.positions.tolist()]
+        else:
+            ends = step.progress.elsewhere
+            places = [one for one in ends if self._bonds(np.array(one)) not in known]
+        step.progress.tried += places
+        return [self._stop("intermediate", one) for one in places]
+
+    def _follow(self, step: Step) -> None:
+        """Relax what may lie on the way, and lead the way over it."""
+        for trial in self._trials:
+            # What the reference refuses is no lead.
+            with suppress(ReferenceFailed, _LedBackError):
+                self._relax(trial)
+        elsewhere, saddle = step.progress.elsewhere, step.search.saddle_label()
+        places = elsewhere or [trial.atoms.positions for trial in self._trials]
+        sides = [self._side(np.array(one)) for one in places]
+        found = [trial for trial in self._trials if trial.found is not None]
+        labels = [label for trial in found for label in trial.minimum.labels]
+        self._trials = []
+        stops = way_over(self._stops, step.start, [one for one in sides if one is not None])
+        self._leave([trial for trial in found if trial not in stops])
+        if stops == self._stops:
+            step.turn_back(labels, joined={step.start, step.end} == set(sides))
+            return
+        kept = {(step.start, step.end): step for step in self._steps}
+        pairs = list(pairwise(stops))
+        old = [one for pair, one in kept.items() if pair not in pairs]
+        labels += [label for one in old for label in one.book.labels]
+        self._spent += [one.book for one in old]
+        self._leave([stop for stop in self._stops if stop not in stops])
+        self._stops, self._steps = stops, []
+        for pair in pairs:
+            over = saddle if elsewhere is not None and set(pair) == set(sides) else None
+            self._steps.append(kept.get(pair) or self._step_over(pair, over, labels))
+
+    def _side(self, positions: NDArray[np.float64]) -> Stop | None:
+        """Return the minimum that a place (N, 3), A, belongs to, None where it was not found."""
+        for trial in self._trials:
+            if np.array_equal(trial.atoms.positions, positions):
+                if trial.leads_to is not None or trial.found is None:
+                    return trial.leads_to
+                known = self._stop_with(trial.bonds)
+                return known or (trial if trial.found.confirmed else None)
+        return self._stop_with(self._bonds(positions))
+
+    def _with_bonds_of(self, stop: Stop) -> list[SurfaceLabel]:
+        """Return the labels of the search that have the bonds a relaxation starts with."""
+        labels = [label for step in self._steps for label in step.book.labels]
+        bonds = self._bonds(stop.atoms.positions)
+        return [label for label in labels if self._bonds(label.positions) == bonds]
+
+    def _leave(self, stops: Sequence[Stop]) -> None:
+        """Remember what relaxations cost whose minima are not on the way."""
+        self._left += [self._book(stop.state["book"]) for stop in stops if stop.state is not None]
+
+    def _stop_with(self, bonds: frozenset[tuple[int, int]]) -> Stop | None:
+        return next((stop for stop in self._stops if stop.bonds == bonds), None)
+
+    def _book(self, state: Mapping[str, Any] | None = None) -> LabelBook:
+        book = LabelBook(
+            self.reactant, self._predict_many, self._label, settings=self.settings.process
         )
+        if state is not None:
+            book.restore(state)
+        return book
+
+    def _frame(self, positions: ArrayLike) -> Atoms:
+        frame: Atoms = self.reactant.copy()
+        frame.set_positions(positions, apply_constraint=False)
+        return frame
+
+    def _stop(
+        self,
+        name: str,
+        start: ArrayLike,
+        state: dict[str, Any] | None = None,
+    ) -> Stop:
+        return Stop(name=name, atoms=self._frame(start), state=state)
+
+    def _bonds(self, positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
+        return bonds_of(self.reactant.numbers, positions)
 
     def _record(self) -> None:
         if self._save is not None:
             self._save(self.state())
 
-    def _result(
-        self, missing: str, ends: Mapping[str, RelaxResult], search: BarrierSearch
-    ) -> NEBResult:
-        low, high = (end.energy for end in search.ends)
-        label = self._finish.label or search.saddle_label()
-        barrier = float("nan") if label is None else label.energy - low
-        surface = self.book.surface()
-        path = search.last_positions
-        energies, _ = evaluate_surface(surface, path)
-        wide = self.book.half_widths(surface, path, path[0])
-        half = float("nan")
-        if label is not None:
-            half = float(self.book.half_widths(surface, label.positions[None], path[0])[0])
-        reasons = self.book.reasons
-        relaxed = list(ends.values())
+    def _result(self, missing: str) -> NEBResult:
+        between = [f"intermediate {index + 1}" for index in range(len(self._stops) - 2)]
+        names = pairwise(["reactant", *between, "product"])
+        steps = [step.result(pair) for step, pair in zip(self._steps, names, strict=True)]
+        minima = [stop.minimum for stop in self._stops]
+        books = [*self._spent, *(step.book for step in self._steps)]
+        reasons = [reason for book in books for reason in book.reasons]
+        labels = {one.positions.tobytes(): one for book in books for one in book.labels}
         return NEBResult(
-            confirmed=self.progress.done and not missing,
+            confirmed=not missing and all(step.confirmed for step in steps),
             missing=missing,
-            barrier=barrier,
-            reverse_barrier=barrier - (high - low),
-            interval=(barrier - half, barrier + half),
-            reaction_energy=high - low,
-            transition_state=None if label is None else label.positions,
-            transition_fmax=float("nan") if label is None else max_force(self.reactant, label),
-            curvatures=tuple(self._finish.curvatures or self.progress.curvatures),
-            path=path,
-            path_energies=energies - low,
-            path_half_widths=wide,
-            labelled_images=_labelled(path, self.book.labels),
-            end_calls=sum(one.reference_calls for one in relaxed),
+            steps=tuple(steps),
+            end_calls=sum(one.reference_calls for one in minima)
+            + sum(book.asked for book in self._left),
             interior_labels=sum(reason.startswith("acquisition") for reason in reasons),
             confirmation_labels=sum(reason.startswith("confirmation") for reason in reasons),
-            forecasts=(*(f for one in relaxed for f in one.forecasts), *self.book.forecasts),
-            labels=tuple(self.book.labels),
-            reactant=ends["reactant"].atoms,
-            product=ends["product"].atoms,
-            prior=surface.prior,
-            polish=self._finish.polish,
-            downhill=self._finish.downhill,
+            forecasts=(
+                *(forecast for one in minima for forecast in one.forecasts),
+                *(forecast for book in [*self._left, *books] for forecast in book.forecasts),
+            ),
+            labels=tuple(labels.values()),
         )
 
 
-def band_through(stops: Sequence[Atoms], count: int) -> NDArray[np.float64]:
-    """Interpolate a band of count images through all stops; shape (count, N, 3), A.
+def way_over(stops: Sequence[Stop], start: Stop, sides: Sequence[Stop]) -> list[Stop]:
+    """Return the minima of a way that takes in what was found between two of them.
 
-    Of more stops than images an even choice is passed through.
+    Parameters
+    ----------
+    stops
+        Minima of the way so far.
+    start
+        Of the step that was searched; it ends at the next of them.
+    sides
+        The two minima that a saddle joins, or one that lies between; those on the way
+        already shorten it, new ones are put into the step.
     """
-    chosen = np.linspace(0, len(stops) - 1, min(count, len(stops))).round().astype(int)
-    stops = [stops[index] for index in chosen]
-    marks = np.linspace(0, count - 1, len(stops)).round().astype(int)
-    here, parts = stops[0].copy(), [stops[0].positions[None]]
-    for stop, images in zip(stops[1:], np.diff(marks), strict=True):
-        if images == 1:  # nothing between to interpolate
-            free = not here.constraints
-            leg = stop.positions[None]
-            leg = turn_onto(stop.positions, here.positions).positions[None] if free else leg
-        else:
-            leg = idpp_band(here, stop, int(images) + 1)[1:]
-        parts.append(leg)
-        here.set_positions(leg[-1], apply_constraint=False)
-    return np.concatenate(parts)
+    stops = list(stops)
+    after = stops.index(start) + 1
+    new = [one for one in sides if one not in stops]
+    old = sorted(stops.index(one) for one in sides if one in stops)
+    if not new and len(old) == 2:
+        return [*stops[: old[0] + 1], *stops[max(old[1], old[0] + 1) :]]
+    if any(index not in (after - 1, after) for index in old):
+        return stops
+    if len(new) == 2:
+        if new[0].bonds == new[1].bonds:
+            return stops
+        if _length([start, *new, stops[after]]) > _length([start, *new[::-1], stops[after]]):
+            new.reverse()
+    return [*stops[:after], *new, *stops[after:]]
+
+
+def _length(way: Sequence[Stop]) -> float:
+    """Return how far distances change along a way, A."""
+    places = [stop.minimum.atoms.positions for stop in way]
+    return sum(distance_between(one, two) for one, two in pairwise(places))
 
 
 def _is_an_end(frame: Atoms, ends: Sequence[Atoms]) -> bool:
     """Tell whether a frame of a user's path repeats an end."""
     return any(distance_between(frame.positions, end.positions) < SAME_END_ANG for end in ends)
-
-
-def _label_of(end: RelaxResult) -> SurfaceLabel:
-    """Return the label of a relaxed end."""
-    return min(end.labels, key=lambda one: float(np.abs(one.positions - end.atoms.positions).max()))
-
-
-def _labelled(positions: NDArray[np.float64], labels: Sequence[SurfaceLabel]) -> tuple[int, ...]:
-    """Return the images that carry a label, whatever their orientation."""
-    return tuple(
-        index
-        for index, image in enumerate(positions)
-        if any(distance_between(image, one.positions) < SAME_IMAGE_ANG for one in labels)
-    )

@@ -29,6 +29,9 @@ CLEARLY_NEGATIVE = 0.05
 SOFTEST_CURVATURE = 0.2
 """Newton steps treat softer modes as this stiff, eV/A^2."""
 
+PUSH_ANG = 0.15
+"""How far the first mode is followed before walks downhill begin, A."""
+
 Verdict = Literal["first order", "undecided", "higher order", "no saddle"]
 
 
@@ -149,18 +152,36 @@ def judge_saddle(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """Where a walk downhill from a saddle ended.
+    """A walk downhill from a saddle.
 
     Attributes
     ----------
-    positions
-        Shape (N, 3), A.
+    walked
+        Geometries it went over, the last one where it ended, shape (k, N, 3), A.
     unsure
         Whether it was cut where the surface is too uncertain to go on.
     """
 
-    positions: NDArray[np.float64]
+    walked: NDArray[np.float64]
     unsure: bool
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """Where it ended, shape (N, 3), A."""
+        return np.asarray(self.walked[-1])
+
+    def spread(self, count: int) -> NDArray[np.float64]:
+        """Return geometries at equal distances between saddle and end, (count, N, 3), A."""
+        steps = np.linalg.norm(np.diff(self.walked, axis=0), axis=(1, 2))
+        along = np.concatenate([[0.0], np.cumsum(steps)])
+        wanted = along[-1] * np.arange(1, count + 1) / (count + 1)
+        return np.asarray(self.walked[np.abs(along[None] - wanted[:, None]).argmin(axis=1)])
+
+
+def pushed(saddle: Saddle) -> list[NDArray[np.float64]]:
+    """Return the starts (N, 3), A, of the ways downhill to both sides."""
+    direction = saddle.modes[0] / np.linalg.norm(saddle.modes[0], axis=1).max()
+    return [saddle.positions + sign * PUSH_ANG * direction for sign in (1.0, -1.0)]
 
 
 def downhill_ends(
@@ -170,7 +191,6 @@ def downhill_ends(
     anchors: Sequence[NDArray[np.float64]] = (),
     *,
     max_std: float = np.inf,
-    push: float = 0.15,
     steps: int = 200,
 ) -> list[Descent]:
     """Relax on the surface from both sides of a saddle.
@@ -188,28 +208,25 @@ def downhill_ends(
     max_std
         A walk is cut where the posterior std from the saddle and from every anchor passes
         this, eV.
-    push
-        How far the first mode is followed, A.
     steps
         Of the optimiser.
     """
-    direction = saddle.modes[0] / np.linalg.norm(saddle.modes[0], axis=1).max()
     ends = []
-    for sign in (1.0, -1.0):
+    for start in pushed(saddle):
         frame = template.copy()
-        start = saddle.positions + sign * push * direction
         frame.set_positions(start, apply_constraint=False)
         frame.calc = SurfaceCalculator(surface)
         optimiser = BFGS(frame, logfile=None, maxstep=0.1)
-        unsure = False
+        unsure, walked = False, [saddle.positions]
         for _ in optimiser.irun(fmax=0.05, steps=steps):
+            walked.append(np.array(frame.positions))
             here = frame.positions[None]
             origins = [saddle.positions, *anchors]
             if np.isfinite(max_std) and optimiser.nsteps % 2:
                 unsure = min(surface_std(surface, here, one)[0] for one in origins) > max_std
             if unsure:
                 break
-        ends.append(Descent(positions=np.array(frame.positions), unsure=unsure))
+        ends.append(Descent(walked=np.array(walked), unsure=unsure))
     return ends
 
 

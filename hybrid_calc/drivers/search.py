@@ -7,7 +7,7 @@ was killed goes on from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
 from hybrid_calc.drivers.band import Band, relax_band
 from hybrid_calc.drivers.barrier import Progress, SearchLimits
-from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
-from hybrid_calc.drivers.saddle import Saddle, downhill_ends, judge_saddle, polish_saddle
+from hybrid_calc.drivers.confirm import SaddleCheck
+from hybrid_calc.drivers.labelling import CONFORMER_ANG, NORMAL_95, LabelBook, max_force
+from hybrid_calc.drivers.saddle import (
+    Descent,
+    Saddle,
+    judge_saddle,
+    polish_saddle,
+    surface_hessian,
+)
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import (
     bonds_of,
@@ -25,6 +32,7 @@ from hybrid_calc.drivers.shape import (
     distance_between,
     frozen_atoms,
 )
+from hybrid_calc.drivers.walk import next_uphill
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -39,20 +47,17 @@ RETREATS = 2
 RETREAT_ANG = 0.12
 """How far, A."""
 
-PATIENT_CONFIRMATIONS = 3
-"""After so many rounds about one saddle it is asked what it joins before all else."""
+PATIENT_CONFIRMATIONS = 1
+"""After so many rounds about one saddle its band is led along the ways downhill from it."""
 
-NEAR_MINIMUM = 0.5
-"""An end of a downhill path with a smaller reference force is taken for a minimum, eV/A."""
+DECISIVE_CONFIRMATIONS = 6
+"""After so many the reference itself is followed downhill."""
 
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
 
 CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
-PROBE = "confirmation: second mode"
-END = "confirmation: downhill end"
-DESCENT = "confirmation: on the way downhill"
 
 BandThrough = Callable[[Sequence[Atoms]], NDArray[np.float64]]
 """Interpolates a band (B, N, 3), A, between the ends through geometries between them."""
@@ -101,6 +106,7 @@ class BarrierSearch:
         self.ends = ends
         self.start = start
         self._through = through
+        self._check = SaddleCheck(book, progress, settings, limits, ends=ends, ask=self._ask)
 
     @property
     def last_positions(self) -> NDArray[np.float64]:
@@ -122,6 +128,8 @@ class BarrierSearch:
         label = self.saddle_label()
         if self.progress.phase == "refine" and label is not None:
             self._refine(surface, label)
+        elif self.progress.phase == "walk":
+            self._walk(surface)
         elif self.progress.phase == "confirm" and label is not None:
             self._confirm(surface, label)
         else:
@@ -131,6 +139,24 @@ class BarrierSearch:
         """Return the label of the climbing image, if one was labelled."""
         known = self.progress.saddle
         return None if known is None else self.book.find(np.array(known))
+
+    def third_structure(self, known: Container[frozenset[tuple[int, int]]]) -> SurfaceLabel | None:
+        """Return where a hard band may pass over a minimum of its own, or None.
+
+        The lowest label whose bonds are not known, far from those tried before.
+        """
+        progress = self.progress
+        patience = self.limits.hard_band_labels * (1 + len(progress.tried))
+        if progress.done or progress.phase == "confirm" or self.book.asked < patience:
+            return None
+        tried = [np.array(one) for one in progress.tried]
+        strange = [
+            label
+            for label in self.book.usable()
+            if bonds_of(self.template.numbers, label.positions) not in known
+            and all(distance_between(label.positions, one) > CONFORMER_ANG for one in tried)
+        ]
+        return min(strange, key=lambda one: one.energy, default=None)
 
     def patience(self) -> list[str]:
         """Return why the search should end, if it should."""
@@ -175,11 +201,32 @@ class BarrierSearch:
         """Walk to the saddle from the climbing image labelled last, on a better surface."""
         self.progress.refinements += 1
         if self.progress.refinements > self.limits.max_refinements:
-            self.progress.phase = "search"
+            self.progress.phase = "walk"
+            self.progress.walk = [label.positions.tolist()]
+            self.progress.hessian = surface_hessian(surface, label.positions).tolist()
             return
         limit = self.limits.refine_ang * 0.5**self.progress.setbacks
         here, _ = polish_saddle(self.template, surface, label.positions, max_displacement=limit)
         self._try(here, surface)
+
+    def _walk(self, surface: Surface) -> None:
+        """Take one step to the saddle on the reference itself."""
+        labels = [self.book.ask(np.array(one), CLIMBING) for one in self.progress.walk]
+        here = next_uphill(self.template, labels, np.array(self.progress.hessian))
+        if self._beside_an_end(here, surface):
+            self._collapsed(surface, "the climbing image fell onto an end")
+            return
+        label = self._ask(here, CLIMBING, surface)
+        if label is None or len(labels) == self.limits.max_walk:
+            self.progress.phase = "search"
+            return
+        self.progress.walk.append(here.tolist())
+        force = max_force(self.template, label)
+        self.progress.doubt = f"the reference's force at the climbing image is {force:.3f} eV/A"
+        if force <= self.settings.fmax_ev_per_ang:
+            self.progress.saddle, self.progress.force = here.tolist(), force
+            self.progress.setbacks = self.progress.refinements = self.progress.confirmations = 0
+            self.progress.phase = "confirm"
 
     def _confirm(self, surface: Surface, label: SurfaceLabel) -> None:
         """Check on the refitted surface that the labelled saddle is the barrier's top."""
@@ -190,14 +237,19 @@ class BarrierSearch:
             self.progress.phase = "refine"
             return
         self.progress.confirmations += 1
+        if self.progress.confirmations > DECISIVE_CONFIRMATIONS:
+            self._descend(surface, label, here)
+            return
+        start = self._through(frames_at(self.template, here[None]))
         if self.progress.confirmations > PATIENT_CONFIRMATIONS:
             # So uncertain a path may lead elsewhere: ask what the saddle joins first.
             inflation = self.book.factor() / NORMAL_95
             saddle = judge_saddle(self.template, surface, here, inflation=inflation)
-            maybe = saddle.verdict in ("first order", "undecided")
-            if maybe and not self._joined(surface, saddle):
-                return
-        start = self._through(frames_at(self.template, here[None]))
+            if saddle.verdict in ("first order", "undecided"):
+                ways = self._check.ways_on_surface(surface, saddle)
+                if ways is None:
+                    return
+                start = self._along(here, ways)
         band = self._band_on(surface, start, self.settings.max_std_ev)
         self.progress.doubt = "the band through the climbing image is not confirmed"
         high = self._may_rise(band, surface)
@@ -284,67 +336,40 @@ class BarrierSearch:
                 self._ask(inside[index], WIDEST, surface)
                 return
 
-    # -- checks -------------------------------------------------------------------------
-
     def _judge(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
         """Ask for exactly one negative mode, and for the ends it leads to."""
-        inflation = self.book.factor() / NORMAL_95
-        saddle = judge_saddle(self.template, surface, here, inflation=inflation)
-        self.progress.curvatures = saddle.curvatures[:2].tolist()
+        saddle = self._first_order(surface, label, here)
+        if saddle is not None and self._check.ways_on_surface(self.book.surface(), saddle):
+            self.progress.done, self.progress.doubt = True, ""
+
+    def _descend(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
+        """Let the reference itself decide what the climbing image joins."""
+        saddle = self._first_order(surface, label, here)
+        if saddle is None:
+            return
+        ways = self._check.ways_on_reference(saddle)
+        if ways is not None:
+            self.progress.band = self._along(here, ways).tolist()
+            self.progress.done, self.progress.doubt = True, ""
+
+    def _first_order(
+        self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]
+    ) -> Saddle | None:
+        """Return the saddle if exactly one of its modes is negative; else say where to go on."""
+        saddle = self._check.judged(surface, label, here)
+        if saddle.verdict == "first order":
+            return saddle
         if saddle.verdict == "no saddle":
             self.progress.doubt = "the climbing image has no clearly negative mode"
             self._stalled(surface)
-        elif saddle.verdict != "first order" and self._probe(surface, label, saddle) <= 0:
-            self.progress.breaks += 1
-            self.progress.push = saddle.modes[1].tolist()
-            self.progress.last, self.progress.phase = "", "search"
-            self.progress.doubt = "the climbing image has two negative modes"
-        elif self._joined(self.book.surface(), saddle):
-            self.progress.done, self.progress.doubt = True, ""
+            return None
+        self.progress.breaks += 1
+        self.progress.push = saddle.modes[1].tolist()
+        self.progress.last, self.progress.phase = "", "search"
+        self.progress.doubt = "the climbing image has two negative modes"
+        return None
 
-    def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
-        """Return the reference's curvature along the second mode, eV/A^2, for one label."""
-        mode = saddle.modes[1]
-        step = self.limits.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
-        probe = self.book.ask(label.positions + step, PROBE, surface)
-        return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
-
-    def _joined(self, surface: Surface, saddle: Saddle) -> bool:
-        """Walk downhill on the surface to both sides; what is not known there earns a label."""
-        numbers = self.template.numbers
-        anchors = [end.positions for end in self.ends]
-        limit = self.settings.max_std_ev
-        found = downhill_ends(self.template, surface, saddle, anchors, max_std=limit)
-        if any(one.unsure for one in found):
-            self.progress.doubt = "the way downhill from the climbing image is uncertain"
-            for one in found:
-                if one.unsure:
-                    self._ask(one.positions, DESCENT, surface)
-            return False
-        wanted = [bonds_of(numbers, end.positions) for end in self.ends]
-        got = [bonds_of(numbers, one.positions) for one in found]
-        if got in (wanted, wanted[::-1]):
-            return True
-        self.progress.detours += 1
-        height = self._relative(surface, saddle.positions)
-        words, sure = [], True
-        for one, bonds in zip(found, got, strict=True):
-            if bonds in wanted:
-                words.append(("reactant", "product")[wanted.index(bonds)])
-                continue
-            label = self._ask(one.positions, END, surface)
-            sure &= label is not None and max_force(self.template, label) < NEAR_MINIMUM
-            energy = self._relative(surface, one.positions)
-            if label is not None:
-                energy = label.energy - self.ends[0].energy
-            words.append(f"another minimum at {energy:.2f} eV ({_changes(wanted[0], bonds)})")
-        if sure:  # no further label would change that
-            self.progress.detours = self.limits.max_detours + 1
-        self.progress.doubt = (
-            f"the saddle at {height:.3f} eV joins {words[0]} and {words[1]}; "
-            "relax what lies between and search every step by itself"
-        )
-        return False
+    # -- what is not asked again ---------------------------------------------------------
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
         self.progress.collapses += 1
@@ -398,17 +423,14 @@ class BarrierSearch:
         envelope = np.sin(np.linspace(0.0, np.pi, len(self.start)))
         return np.asarray(self.start + envelope[:, None, None] * push)
 
+    def _along(self, top: NDArray[np.float64], ways: Sequence[Descent]) -> NDArray[np.float64]:
+        """Return a band over a saddle (N, 3) along the ways down to start and end."""
+        aside = (self.settings.images - 3) // 2
+        back, forth = (way.spread(aside) for way in ways)
+        between = np.concatenate([back[::-1], top[None], forth])
+        return self._through(frames_at(self.template, between))
+
     def _relative(self, surface: Surface, positions: NDArray[np.float64]) -> float:
         """Return the surface's energy above the reactant's label, eV."""
         energies, _ = evaluate_surface(surface, positions[None])
         return float(energies[0]) - self.ends[0].energy
-
-
-def _changes(before: frozenset[tuple[int, int]], after: frozenset[tuple[int, int]]) -> str:
-    """Say which bonds differ from the reactant's."""
-    parts = [
-        f"bond {first}-{second} {what}"
-        for what, bonds in (("formed", after - before), ("broken", before - after))
-        for first, second in sorted(bonds)
-    ]
-    return ", ".join(parts) or "the reactant's bonds"

@@ -150,7 +150,10 @@ class NebSettings(BaseModel):
         0.03, gt=0, description="Largest force at the relaxed ends, eV/A."
     )
     max_labels: int = Field(
-        40, ge=1, description="Labels between the ends before giving up, confirmation included."
+        60,
+        ge=1,
+        description="Labels between two minima, an elementary step, before giving up, confirmation "
+        "included.",
     )
     max_std_ev: float = Field(
         0.4,

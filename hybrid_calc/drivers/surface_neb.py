@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from hybrid_calc.drivers.barrier import NEBResult
+from hybrid_calc.drivers.barrier import ElementaryStep, NEBResult
 from hybrid_calc.drivers.job import Job, Outcome
 from hybrid_calc.drivers.known import committee_for
 from hybrid_calc.drivers.labelling import NO_MORE_LABELS
@@ -78,6 +78,7 @@ def run_surface_neb(
 
 def _figures(result: NEBResult, run: SurfaceJob) -> dict[str, Any]:
     low, high = result.interval
+    top = result.highest
     distances = path_lengths(result.path, free=not frozen_atoms(result.reactant))
     profile: dict[str, Any] = {
         "distance_ang": distances.tolist(),
@@ -94,25 +95,41 @@ def _figures(result: NEBResult, run: SurfaceJob) -> dict[str, Any]:
         "barrier_interval_95_ev": [number(low), number(high)],
         "reverse_barrier_ev": number(result.reverse_barrier),
         "reaction_energy_ev": number(result.reaction_energy),
-        "transition_fmax_ev_per_ang": number(result.transition_fmax),
-        "curvatures_ev_per_ang2": [number(value) for value in result.curvatures],
+        "transition_fmax_ev_per_ang": number(top.transition_fmax),
+        "curvatures_ev_per_ang2": [number(value) for value in top.curvatures],
         "labelled_images": list(result.labelled_images),
         "labels_by_purpose": {
             "ends": result.end_calls,
             "between": result.interior_labels,
             "confirmation": result.confirmation_labels,
-            "polish": 0 if result.polish is None else result.polish.labels,
+            "polish": sum(step.polish.labels for step in result.steps if step.polish),
         },
-        "prior": result.prior,
+        "prior": top.prior,
         "known_labels": len(run.known),
         "forecasts": coverage_of(result.forecasts),
+        "elementary_steps": [_step_figures(step) for step in result.steps],
         "profile": profile,
         "files": _write(result, run, profile),
     }
-    if result.polish is not None:
-        figures["polish"] = result.polish.to_dict()
-    if result.downhill:
-        figures["downhill_ends"] = [one.to_dict() for one in result.downhill]
+    return figures
+
+
+def _step_figures(step: ElementaryStep) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "joins": list(step.names),
+        "confirmed": step.confirmed,
+        "barrier_ev": number(step.barrier),
+        "half_width_95_ev": number(step.half_width),
+        "reaction_energy_ev": number(step.reaction_energy),
+        "transition_fmax_ev_per_ang": number(step.transition_fmax),
+        "curvatures_ev_per_ang2": [number(value) for value in step.curvatures],
+        "labels": step.labels,
+        "prior": step.prior,
+    }
+    if step.polish is not None:
+        figures["polish"] = step.polish.to_dict()
+    if step.downhill:
+        figures["downhill_ends"] = [one.to_dict() for one in step.downhill]
     return figures
 
 
@@ -159,15 +176,32 @@ def _write(result: NEBResult, run: SurfaceJob, profile: dict[str, Any]) -> dict[
         "product": folder.write_structures("product", [result.product]),
         "path": folder.write_structures("path", frames),
     }
-    if result.transition_state is not None:
-        saddle = _frame(result.reactant, result.transition_state, zero + result.barrier)
-        saddle.info |= {
-            "confirmed": result.confirmed,
-            "fmax_ev_per_ang": result.transition_fmax,
-            "barrier_ev": result.barrier,
-        }
-        files["transition_state"] = folder.write_structures("transition_state", [saddle])
+    saddles = [
+        _saddle(step, step.transition_state) if step.transition_state is not None else None
+        for step in result.steps
+    ]
+    highest = saddles[result.steps.index(result.highest)]
+    if highest is not None:
+        files["transition_state"] = folder.write_structures("transition_state", [highest])
+    if len(result.steps) > 1:
+        known = [saddle for saddle in saddles if saddle is not None]
+        files["transition_states"] = folder.write_structures("transition_states", known)
+        minima = [step.end for step in result.steps[:-1]]
+        files["intermediates"] = folder.write_structures("intermediates", minima)
     return files
+
+
+def _saddle(step: ElementaryStep, positions: NDArray[np.float64]) -> Atoms:
+    """Return the transition state of a step, at positions (N, 3), A."""
+    energy = float(step.start.get_potential_energy()) + step.barrier
+    saddle = _frame(step.start, positions, energy)
+    saddle.info |= {
+        "joins": " and ".join(step.names),
+        "confirmed": step.confirmed,
+        "fmax_ev_per_ang": step.transition_fmax,
+        "barrier_ev": step.barrier,
+    }
+    return saddle
 
 
 def _frame(template: Atoms, positions: NDArray[np.float64], energy: float | None) -> Atoms:

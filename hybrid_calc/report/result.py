@@ -57,18 +57,31 @@ def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary["curvatures_ev_per_ang2"]:
         two = " and ".join(f"{one:+.2f}" for one in summary["curvatures_ev_per_ang2"] if one)
         rows.append(("lowest curvatures there", f"{two} eV/A^2"))
-    if (polish := summary.get("polish")) is not None:
+    steps = summary["elementary_steps"]
+    for step in steps:
+        rows += _step(step, named=len(steps) > 1)
+    return [*rows, ("labels", counts or "none"), *_how(summary)]
+
+
+def _step(step: Mapping[str, Any], *, named: bool) -> list[tuple[str, str]]:
+    """Return what is known of one elementary step beside its barrier, with it where named."""
+    rows = []
+    if named:
+        force = _force(step["transition_fmax_ev_per_ang"])
+        state = "" if step["confirmed"] else ", NOT CONFIRMED"
+        words = f"{_ev(step['barrier_ev'])}, {force}, {step['labels']} labels{state}"
+        rows.append((" to ".join(step["joins"]), words))
+    if (polish := step.get("polish")) is not None:
         walk = f"{polish['labels']} labels, moved {polish['moved_ang']:.3f} A"
         words = f"{polish['method']}, {walk}, energy {polish['energy_change_ev']:+.4f} eV"
         rows.append(("polished", words))
-    rows += [
+    return rows + [
         (
             "labelled end downhill",
             f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
         )
-        for end in summary.get("downhill_ends", ())
+        for end in step.get("downhill_ends", ())
     ]
-    return [*rows, ("labels", counts or "none"), *_how(summary)]
 
 
 def _how(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

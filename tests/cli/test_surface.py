@@ -71,7 +71,7 @@ def assert_same_result(summary, other):
     keys = [
         "confirmed", "missing", "steps", "reference_calls", "energy_ev", "fmax_ev_per_ang",
         "barrier_ev", "barrier_interval_95_ev", "profile", "labelled_images", "prior",
-        "labels_by_purpose", "forecasts", "polish", "downhill_ends", "vibrations",
+        "labels_by_purpose", "forecasts", "elementary_steps", "vibrations",
     ]  # fmt: skip
     for key in keys:
         assert summary.get(key) == other.get(key), key
@@ -405,9 +405,13 @@ def test_the_profile_is_in_the_summary_as_it_is_in_the_files(whole_band):
 def test_a_polished_band_with_labelled_ends_downhill_says_so(whole_band):
     output, printed = whole_band(polish="sella", label_downhill_ends=True)
     summary = summary_of(output)
-    assert summary["polish"]["converged"]
+    (step,) = summary["elementary_steps"]
+    assert step["polish"]["converged"]
     assert summary["transition_fmax_ev_per_ang"] <= 0.01
-    assert sorted(one["joins"] for one in summary["downhill_ends"]) == ["product", "reactant"]
+    assert sorted(one["joins"] for one in step["downhill_ends"]) == [
+        "product",
+        "reactant",
+    ]
     assert "sella" in printed
     assert summary["labels_by_purpose"]["confirmation"] >= 2
 

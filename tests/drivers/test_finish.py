@@ -9,9 +9,10 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from hybrid_calc.drivers.band import band_through
 from hybrid_calc.drivers.downhill import DownhillEnd, label_downhill_ends, missing_of
 from hybrid_calc.drivers.labelling import LabelBook, max_force
-from hybrid_calc.drivers.neb import HybridNEB, band_through
+from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.polish import polish_on_reference
 from hybrid_calc.drivers.saddle import surface_hessian
 from hybrid_calc.drivers.settings import NebSettings
@@ -123,9 +124,9 @@ def test_a_polished_band_has_the_polished_barrier(ends):
     settings = QUICK.model_copy(update={"polish": "sella", "polish_fmax_ev_per_ang": 1e-4})
     result = HybridNEB(*ends, committee_of(near), Reference(transfer), settings).run()
     assert result.confirmed, result.missing
-    assert result.polish.converged
-    assert result.transition_fmax == result.polish.fmax <= 1e-4
-    assert np.array_equal(result.transition_state, result.polish.label.positions)
+    assert result.highest.polish.converged
+    assert result.highest.transition_fmax == result.highest.polish.fmax <= 1e-4
+    assert np.array_equal(result.transition_state, result.highest.polish.label.positions)
     reactant = numerical(transfer, result.reactant.positions)[0]
     assert result.barrier == pytest.approx(
         numerical(transfer, result.transition_state)[0] - reactant, abs=1e-8
@@ -137,8 +138,8 @@ def test_labelled_ends_downhill_are_reactant_and_product(ends):
     settings = QUICK.model_copy(update={"label_downhill_ends": True})
     result = HybridNEB(*ends, committee_of(near), reference, settings).run()
     assert result.confirmed, result.missing
-    assert sorted(one.joins for one in result.downhill) == ["product", "reactant"]
-    for one in result.downhill:
+    assert sorted(one.joins for one in result.highest.downhill) == ["product", "reactant"]
+    for one in result.highest.downhill:
         assert one.energy == pytest.approx(0.0, abs=0.01)  # both minima are at zero
         assert abs(one.error) <= 0.03
     calls = result.end_calls + result.interior_labels + result.confirmation_labels

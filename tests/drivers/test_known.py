@@ -140,5 +140,5 @@ def test_outside_its_domain_the_committee_is_not_asked(bromide):
 def test_a_band_on_labels_alone_finds_the_barrier(ends):
     result = HybridNEB(*ends, None, Reference(transfer), NebSettings(images=7)).run()
     assert result.confirmed, result.missing
-    assert result.prior == "none"
+    assert result.highest.prior == "none"
     assert result.barrier == pytest.approx(0.8, abs=2e-3)

@@ -55,7 +55,7 @@ def test_barrier_of_a_transfer_is_found_and_confirmed(ends):
     assert result.reverse_barrier == pytest.approx(0.8, abs=2e-3)
     assert result.reaction_energy == pytest.approx(0.0, abs=2e-3)
     assert result.interval[0] <= 0.8 <= result.interval[1]
-    assert result.transition_fmax <= QUICK.fmax_ev_per_ang
+    assert result.highest.transition_fmax <= QUICK.fmax_ev_per_ang
     assert negative_modes(transfer, result.transition_state) == 1
     calls = result.end_calls + result.interior_labels + result.confirmation_labels
     assert calls == len(reference.asked)
@@ -95,16 +95,31 @@ def stepwise(positions):
     return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.8) ** 2
 
 
-def test_a_saddle_that_joins_an_end_and_an_intermediate_is_named_not_accepted(ends):
-    def almost(positions):
-        return 0.9 * stepwise(positions)
+def almost_stepwise(positions):
+    return 0.9 * stepwise(positions)
 
+
+def test_a_way_over_an_intermediate_is_searched_step_by_step(ends):
     reference = Reference(stepwise)
-    result = HybridNEB(*ends, committee_of(almost), reference, QUICK).run()
-    assert not result.confirmed
-    assert "another minimum at" in result.missing
-    assert "bond 0-2 broken" in result.missing or "bond 1-2 formed" in result.missing
-    assert result.interior_labels <= 20
+    result = HybridNEB(*ends, committee_of(almost_stepwise), reference, QUICK).run()
+    assert result.confirmed, result.missing
+    assert [step.names for step in result.steps] == [
+        ("reactant", "intermediate 1"),
+        ("intermediate 1", "product"),
+    ]
+    middle = result.steps[0].end.positions
+    assert distance(middle, 0, 2) - distance(middle, 1, 2) == pytest.approx(0.0, abs=0.05)
+    for step in result.steps:
+        assert step.confirmed
+        # 0.8 eV each by construction, all minima at zero.
+        assert step.barrier == pytest.approx(0.8, abs=5e-3)
+        assert negative_modes(stepwise, step.transition_state) == 1
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert result.reaction_energy == pytest.approx(0.0, abs=5e-3)
+    assert len(result.path) == len(result.path_energies) == 2 * QUICK.images - 1
+    assert reference.repeats() == 0
+    calls = result.end_calls + result.interior_labels + result.confirmation_labels
+    assert calls == len(reference.asked)
 
 
 def test_an_inverted_pyramid_is_not_taken_for_the_pyramid():

@@ -1,0 +1,163 @@
+"""What a climbing image is and what it joins, asked of the surface and of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.surface import Surface, SurfaceLabel
+from hybrid_calc.drivers.barrier import Progress, SearchLimits
+from hybrid_calc.drivers.downhill import descend_on_reference
+from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
+from hybrid_calc.drivers.saddle import Descent, Saddle, downhill_ends, judge_saddle
+from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.errors import ReferenceFailed
+
+NEAR_MINIMUM = 0.5
+"""An end of a downhill path with a smaller reference force is taken for a minimum, eV/A."""
+
+PROBE = "confirmation: second mode"
+END = "confirmation: downhill end"
+DESCENT = "confirmation: on the way downhill"
+
+Ask = Callable[[NDArray[np.float64], str, Surface], SurfaceLabel | None]
+"""Labels a geometry for a reason, forecast by a surface; None where the reference refuses."""
+
+
+class SaddleCheck:
+    """Asks of one climbing image after another whether it is the top of this step.
+
+    Parameters
+    ----------
+    book
+        Labels of the molecule.
+    progress
+        What is missing is written into it.
+    settings, limits
+        Of the search.
+    ends
+        Labels of the two minima.
+    ask
+        How labels are asked.
+    """
+
+    def __init__(
+        self,
+        book: LabelBook,
+        progress: Progress,
+        settings: NebSettings,
+        limits: SearchLimits,
+        *,
+        ends: tuple[SurfaceLabel, SurfaceLabel],
+        ask: Ask,
+    ) -> None:
+        self.book = book
+        self.progress = progress
+        self.settings = settings
+        self.limits = limits
+        self.ends = ends
+        self._ask = ask
+
+    def judged(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> Saddle:
+        """Count the negative modes at a stationary point (N, 3) beside its label.
+
+        Where the posterior leaves it open a label along the second mode decides.
+        """
+        inflation = self.book.factor() / NORMAL_95
+        saddle = judge_saddle(self.book.template, surface, here, inflation=inflation)
+        self.progress.curvatures = saddle.curvatures[:2].tolist()
+        if saddle.verdict in ("first order", "no saddle"):
+            return saddle
+        rises = self._probe(surface, label, saddle) > 0
+        return replace(saddle, verdict="first order" if rises else "higher order")
+
+    def ways_on_surface(self, surface: Surface, saddle: Saddle) -> list[Descent] | None:
+        """Return the ways on the surface to start and end, None where that is not sure.
+
+        What is not known there earns a label.
+        """
+        anchors = [end.positions for end in self.ends]
+        limit = self.settings.max_std_ev
+        found = downhill_ends(self.book.template, surface, saddle, anchors, max_std=limit)
+        if any(one.unsure for one in found):
+            self.progress.doubt = "the way downhill from the climbing image is uncertain"
+            for one in found:
+                if one.unsure:
+                    self._ask(one.positions, DESCENT, surface)
+            return None
+        ways = self._in_order(found)
+        if ways is None:
+            # A label at each minimum that is not an end tells whether it is there.
+            places = [one.positions for one in found]
+            others = [one for one in places if self._bonds(one) not in self._wanted]
+            labels = [self._ask(other, END, surface) for other in others]
+            if all(one and max_force(self.book.template, one) < NEAR_MINIMUM for one in labels):
+                self.progress.elsewhere = [place.tolist() for place in places]
+        return ways
+
+    def ways_on_reference(self, saddle: Saddle) -> list[Descent] | None:
+        """Return the reference's own ways to start and end, None where they lead elsewhere.
+
+        Relaxations on the reference itself, which need no surface to be believed.
+        """
+
+        def arrived(label: SurfaceLabel) -> bool:
+            at_an_end = self._bonds(label.positions) in self._wanted
+            most = NEAR_MINIMUM if at_an_end else self.settings.end_fmax_ev_per_ang
+            return max_force(self.book.template, label) < most
+
+        try:
+            found = descend_on_reference(self.book, saddle, DESCENT, arrived)
+        except ReferenceFailed:
+            self.progress.failures += 1
+            self.progress.phase = "search"
+            return None
+        ways = self._in_order(found)
+        if ways is None:
+            self.progress.elsewhere = [one.positions.tolist() for one in found]
+        return ways
+
+    def _in_order(self, found: list[Descent]) -> list[Descent] | None:
+        """Return two ways as start and end come, None where they end elsewhere."""
+        wanted, got = self._wanted, [self._bonds(one.positions) for one in found]
+        if got in (wanted, wanted[::-1]):
+            return found if got == wanted else found[::-1]
+        self.progress.detours += 1
+        words = [
+            "its start"
+            if bonds == wanted[0]
+            else "its end"
+            if bonds == wanted[1]
+            else f"another minimum ({_changes(wanted[0], bonds)})"
+            for bonds in got
+        ]
+        self.progress.doubt = f"the saddle joins {words[0]} and {words[1]}"
+        return None
+
+    def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
+        """Return the reference's curvature along the second mode, eV/A^2, for one label."""
+        mode = saddle.modes[1]
+        step = self.limits.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
+        probe = self.book.ask(label.positions + step, PROBE, surface)
+        return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
+
+    @property
+    def _wanted(self) -> list[frozenset[tuple[int, int]]]:
+        return [self._bonds(end.positions) for end in self.ends]
+
+    def _bonds(self, positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
+        return bonds_of(self.book.template.numbers, positions)
+
+
+def _changes(before: frozenset[tuple[int, int]], after: frozenset[tuple[int, int]]) -> str:
+    """Say which bonds differ from those at the start."""
+    parts = [
+        f"bond {first}-{second} {what}"
+        for what, bonds in (("formed", after - before), ("broken", before - after))
+        for first, second in sorted(bonds)
+    ]
+    return ", ".join(parts) or "the same bonds"

@@ -1,0 +1,83 @@
+"""A walk to a saddle on the reference itself, one label a step, where no surface leads there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.drivers.shape import free_directions
+
+MAX_STEP_ANG = 0.1
+"""Longest displacement of an atom in one step, A."""
+
+
+def next_uphill(
+    template: Atoms, labels: Sequence[SurfaceLabel], hessian: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return where a walk goes on: uphill along its softest mode, downhill along all others.
+
+    Rational function optimisation partitioned between that mode and the others (Banerjee et
+    al., J. Phys. Chem. 89, 52, 1985); the Hessian learns from every label (Bofill, J. Comput.
+    Chem. 15, 1, 1994).
+
+    Parameters
+    ----------
+    template
+        The molecule with its constraints, N atoms.
+    labels
+        Of the walk so far, the last one where it stands.
+    hessian
+        At the first of them, eV/A^2, shape (3N, 3N).
+
+    Returns
+    -------
+    Positions, shape (N, 3), A.
+    """
+    for one, two in pairwise(labels):
+        step = (two.positions - one.positions).ravel()
+        hessian = _updated(hessian, step, (one.forces - two.forces).ravel())
+    here = labels[-1]
+    basis = free_directions(template, here.positions)
+    values, vectors = np.linalg.eigh(basis.T @ hessian @ basis)
+    slope = -vectors.T @ (basis.T @ here.forces.ravel())
+    up = _rational_step(values[:1], slope[:1], sign=1.0)
+    down = _rational_step(values[1:], slope[1:], sign=-1.0)
+    step = (basis @ (vectors @ np.concatenate([up, down]))).reshape(-1, 3)
+    longest = float(np.linalg.norm(step, axis=1).max())
+    return np.asarray(here.positions + step * min(1.0, MAX_STEP_ANG / max(longest, 1e-12)))
+
+
+def _rational_step(
+    values: NDArray[np.float64], slope: NDArray[np.float64], *, sign: float
+) -> NDArray[np.float64]:
+    """Return the step that maximises (sign 1) or minimises (-1) the rational model, A."""
+    size = len(values)
+    model = np.zeros((size + 1, size + 1))
+    model[:size, :size] = np.diag(values)
+    model[size, :size] = model[:size, size] = slope
+    shifts = np.linalg.eigvalsh(model)
+    shift = shifts[-1] if sign > 0 else shifts[0]
+    return np.asarray(
+        -slope / np.where(np.abs(values - shift) < 1e-9, -sign * 1e-9, values - shift)
+    )
+
+
+def _updated(
+    hessian: NDArray[np.float64], step: NDArray[np.float64], change: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the Hessian after a step (3N,), A, that changed the gradient, eV/A, by so much."""
+    miss = change - hessian @ step
+    along = float(miss @ step)
+    squares = float(miss @ miss), float(step @ step)
+    if min(squares) < 1e-12:
+        return hessian
+    powell = (np.outer(miss, step) + np.outer(step, miss)) / squares[1]
+    powell -= along * np.outer(step, step) / squares[1] ** 2
+    overlap = along**2 / (squares[0] * squares[1])
+    murtagh_sargent = np.outer(miss, miss) / along if abs(along) > 1e-12 else 0.0 * powell
+    return np.asarray(hessian + overlap * murtagh_sargent + (1 - overlap) * powell)
