@@ -24,8 +24,8 @@ from hybrid_calc.reference.cells import CELL, solve_cell
 from hybrid_calc.reference.level import LevelOfTheory
 
 TARGETS = {
-    "max_force_deviation_accepted_ev_per_ang": ("<=", 0.005),
-    "max_slope_error_ev_per_ang": ("<=", 0.003),
+    "max_force_deviation_accepted_ev_per_ang": ("<=", cells.MAX_NET_FORCE),
+    "max_slope_error_ev_per_ang": ("<=", cells.MAX_NET_FORCE),
 }
 STEP_ANG = 0.01
 CUTOFFS = {

@@ -17,8 +17,11 @@ from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
 from hybrid_calc.errors import ReferenceFailed
 
-NEAR_MINIMUM = 0.5
-"""An end of a downhill path with a smaller reference force is taken for a minimum, eV/A."""
+NEAR_END = 0.5
+"""A walk downhill has arrived with the bonds of an end and a smaller reference force, eV/A."""
+
+AT_MINIMUM = 0.1
+"""Another minimum has a smaller reference force, eV/A."""
 
 PROBE = "confirmation: second mode"
 END = "confirmation: downhill end"
@@ -95,7 +98,7 @@ class SaddleCheck:
             places = [one.positions for one in found]
             others = [one for one in places if self._bonds(one) not in self._wanted]
             labels = [self._ask(other, END, surface) for other in others]
-            if all(one and max_force(self.book.template, one) < NEAR_MINIMUM for one in labels):
+            if all(one and max_force(self.book.template, one) < AT_MINIMUM for one in labels):
                 self.progress.elsewhere = [place.tolist() for place in places]
         return ways
 
@@ -107,7 +110,7 @@ class SaddleCheck:
 
         def arrived(label: SurfaceLabel) -> bool:
             at_an_end = self._bonds(label.positions) in self._wanted
-            most = NEAR_MINIMUM if at_an_end else self.settings.end_fmax_ev_per_ang
+            most = NEAR_END if at_an_end else self.settings.end_fmax_ev_per_ang
             return max_force(self.book.template, label) < most
 
         try:
@@ -126,7 +129,6 @@ class SaddleCheck:
         wanted, got = self._wanted, [self._bonds(one.positions) for one in found]
         if got in (wanted, wanted[::-1]):
             return found if got == wanted else found[::-1]
-        self.progress.detours += 1
         words = [
             "its start"
             if bonds == wanted[0]

@@ -312,9 +312,13 @@ def of_one_conformer(
 
 
 def near_path(
-    template: Atoms, path: NDArray[np.float64], labels: Sequence[SurfaceLabel]
+    template: Atoms,
+    path: NDArray[np.float64],
+    labels: Sequence[SurfaceLabel],
+    *,
+    most: int = MOST_KNOWN,
 ) -> list[SurfaceLabel]:
-    """Return the labels near any image of a path (B, N, 3), nearest last."""
+    """Return the labels, or the nearest ones, near any image of a path (B, N, 3), nearest last."""
     frozen = frozen_atoms(template)
     near = []
     for label in labels:
@@ -323,7 +327,7 @@ def near_path(
         if away < CONFORMER_ANG and moved < SAME_GEOMETRY:
             near.append((away, label))
     near.sort(key=lambda pair: -pair[0])
-    return [label for _, label in near[-MOST_KNOWN:]]
+    return [label for _, label in near[-most:]]
 
 
 def constrained_forces(

@@ -23,8 +23,11 @@ from hybrid_calc.drivers.relax import HybridRelax, SaveState
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of, distance_between
 from hybrid_calc.drivers.step import Step, Stop
-from hybrid_calc.errors import ReferenceFailed, RunInterrupted
+from hybrid_calc.errors import BudgetExhausted, HybridCalcError, ReferenceFailed, RunInterrupted
 from hybrid_calc.reference.label import Label
+
+MOST_INHERITED = 80
+"""Labels of the search so far that a new step is given; its cost grows with the cube of them."""
 
 SAME_END_ANG = 0.05
 """A frame of a user's path whose distances differ by less from an end's is that end, A."""
@@ -177,6 +180,15 @@ class HybridNEB:
         return self._result("; ".join(missing))
 
     def _relax(self, stop: Stop) -> None:
+        """Relax, as far as labels go; a trial that was cut short is no result.
+
+        Raises
+        ------
+        ReferenceFailed, BudgetExhausted, RunInterrupted
+            There was not one label, or not enough for a trial.
+        """
+        ended: list[HybridCalcError] = []
+
         def save(state: Mapping[str, Any]) -> None:
             stop.state = dict(state)
             self._record()
@@ -186,7 +198,11 @@ class HybridNEB:
                 stop.leads_to = self._stop_with(self._bonds(frame.positions))
                 if stop.leads_to is not None:
                     raise _LedBackError(f"it leads back to the {stop.leads_to.name}")
-            return self._label(frame, f"{stop.name}: {reason}")
+            try:
+                return self._label(frame, f"{stop.name}: {reason}")
+            except (BudgetExhausted, RunInterrupted) as error:
+                ended.append(error)
+                raise
 
         driver = HybridRelax(
             stop.atoms,
@@ -199,6 +215,8 @@ class HybridNEB:
         if stop.state is not None:
             driver.restore(stop.state)
         stop.found = driver.run()
+        if ended and stop in self._trials:
+            raise ended[0]
 
     def _set_out(self) -> None:
         """Begin with one step from end to end, or where a run was stopped."""
@@ -217,11 +235,12 @@ class HybridNEB:
         between: Sequence[Atoms] = (),
         labels: Sequence[SurfaceLabel] = (),
     ) -> Step:
-        """Return a new step; of labels known before the run those near its first band."""
+        """Return a new step; of labels known before it those near its first band."""
         book = self._book()
         ends = [stop.minimum.atoms for stop in (start, end)]
         band = band_through([ends[0], *between, ends[1]], self.settings.images)
-        book.know([*near_path(self.reactant, band, self.known), *labels])
+        book.know(near_path(self.reactant, band, self.known))
+        book.know(near_path(self.reactant, band, labels, most=MOST_INHERITED))
         return Step(start, end, book, self.settings, self.limits, path=between, record=self._record)
 
     def _step_over(

@@ -175,7 +175,9 @@ class Descent:
         steps = np.linalg.norm(np.diff(self.walked, axis=0), axis=(1, 2))
         along = np.concatenate([[0.0], np.cumsum(steps)])
         wanted = along[-1] * np.arange(1, count + 1) / (count + 1)
-        return np.asarray(self.walked[np.abs(along[None] - wanted[:, None]).argmin(axis=1)])
+        columns = self.walked.reshape(len(along), -1).T
+        between = np.array([np.interp(wanted, along, column) for column in columns]).T
+        return between.reshape(count, *self.walked.shape[1:])
 
 
 def pushed(saddle: Saddle) -> list[NDArray[np.float64]]:

@@ -154,6 +154,7 @@ class Step:
         self.book.know(labels)
         if self.progress.elsewhere is not None:
             self.progress.elsewhere = None
+            self.progress.detours += not joined
             self.progress.phase = "confirm" if joined else "search"
 
     def conclude(self) -> list[str]:

@@ -40,7 +40,7 @@ def next_uphill(
     """
     for one, two in pairwise(labels):
         step = (two.positions - one.positions).ravel()
-        hessian = _updated(hessian, step, (one.forces - two.forces).ravel())
+        hessian = bofill_update(hessian, step, (one.forces - two.forces).ravel())
     here = labels[-1]
     basis = free_directions(template, here.positions)
     values, vectors = np.linalg.eigh(basis.T @ hessian @ basis)
@@ -67,7 +67,7 @@ def _rational_step(
     )
 
 
-def _updated(
+def bofill_update(
     hessian: NDArray[np.float64], step: NDArray[np.float64], change: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the Hessian after a step (3N,), A, that changed the gradient, eV/A, by so much."""

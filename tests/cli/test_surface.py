@@ -14,6 +14,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
@@ -23,6 +24,7 @@ from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
 from tests.cli.jobs import decisions_of, summary_of
 from tests.cli.test_run import KILL, failing
+from tests.drivers.conftest import hop
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROUGH = {"kind": "toy", "perturbation": 0.3}
@@ -414,6 +416,37 @@ def test_a_polished_band_with_labelled_ends_downhill_says_so(whole_band):
     ]
     assert "sella" in printed
     assert summary["labels_by_purpose"]["confirmation"] >= 2
+
+
+def test_a_way_over_an_intermediate_is_shown_and_written_step_by_step(jobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CONFIGS.parent))  # for the members' processes
+    for name, s in (("r.xyz", -0.9), ("p.xyz", 0.9)):
+        ase.io.write(tmp_path / name, Atoms("CCH", positions=hop(s)))
+    truth = {"calculator": "tests.drivers.conftest:Stepwise"}
+    models = {
+        "committee": {"kind": "external", "members": [truth, truth]},
+        "reference": {"kind": "ase"} | truth,
+    }
+    output = tmp_path / "run"
+    settings = BAND | {"structure": {"file": "r.xyz"}, "end": {"file": "p.xyz"}}
+    ended = jobs.run(output, **settings | models | {"neb": {"images": 7}})
+    assert ended.code == 0, ended.out
+    summary = summary_of(output)
+    assert [step["joins"] for step in summary["elementary_steps"]] == [
+        ["reactant", "intermediate 1"],
+        ["intermediate 1", "product"],
+    ]
+    heights = [step["barrier_ev"] for step in summary["elementary_steps"]]
+    assert heights == pytest.approx([0.8, 0.8], abs=5e-3)  # by construction
+    assert "reactant to intermediate 1" in ended.out
+    saddles = ase.io.read(output / summary["files"]["transition_states"], ":")
+    (middle,) = ase.io.read(output / summary["files"]["intermediates"], ":")
+    assert [one.info["joins"] for one in saddles] == [
+        "reactant and intermediate 1",
+        "intermediate 1 and product",
+    ]
+    assert middle.get_potential_energy() == pytest.approx(0.0, abs=5e-3)
+    assert len(summary["profile"]["energy_ev"]) == 13
 
 
 def test_a_band_out_of_labels_is_written_and_marked_unconfirmed(jobs, tmp_path, ends):

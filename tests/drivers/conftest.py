@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import BudgetExhausted
@@ -58,6 +59,39 @@ def folded(positions, *, barrier=0.8):
     springs = 4.0 * (near - 1.6) ** 2 + 4.0 * (far - 1.6) ** 2
     fold = 2.0 * (s**2 - 0.4) * height**2 + 1.5 * height**4
     return transfer(positions, barrier=barrier) + springs + fold
+
+
+def stepwise(positions):
+    """A transfer in two steps: minima at s = -1, 0 and 1, both barriers 0.8 eV."""
+    r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
+    s = r02 - r12
+    # s^2 (1 - s^2)^2 is 4/27 at its maxima, s^2 = 1/3.
+    well = 0.8 * 27 / 4 * s**2 * (s**2 - 1) ** 2
+    return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.8) ** 2
+
+
+def negative_modes(energy, positions):
+    """Number of clearly negative curvatures of a truth, eV/A^2."""
+    size = positions.size
+    hessian = np.empty((size, size))
+    for k in range(size):
+        step = np.zeros(size)
+        step[k] = 1e-3
+        step = step.reshape(positions.shape)
+        up, down = (numerical(energy, positions + sign * step)[1].ravel() for sign in (1, -1))
+        hessian[k] = (down - up) / 2e-3
+    return int((np.linalg.eigvalsh(0.5 * (hessian + hessian.T)) < -0.05).sum())
+
+
+class Stepwise(Calculator):
+    """`stepwise` for ASE."""
+
+    implemented_properties = ["energy", "forces"]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        energy, forces = numerical(stepwise, self.atoms.positions)
+        self.results = {"energy": energy, "forces": forces}
 
 
 class Reference:

@@ -15,9 +15,8 @@ from hybrid_calc.errors import StructureError
 from tests.drivers.conftest import (
     Reference,
     committee_of,
-    distance,
     folded,
-    numerical,
+    negative_modes,
     transfer,
 )
 
@@ -30,19 +29,6 @@ def near(positions):
 
 def near_folded(positions):
     return 0.9 * folded(positions, barrier=0.7)
-
-
-def negative_modes(energy, positions):
-    """Number of clearly negative curvatures of a truth, eV/A^2."""
-    size = positions.size
-    hessian = np.empty((size, size))
-    for k in range(size):
-        step = np.zeros(size)
-        step[k] = 1e-3
-        step = step.reshape(positions.shape)
-        up, down = (numerical(energy, positions + sign * step)[1].ravel() for sign in (1, -1))
-        hessian[k] = (down - up) / 2e-3
-    return int((np.linalg.eigvalsh(0.5 * (hessian + hessian.T)) < -0.05).sum())
 
 
 def test_barrier_of_a_transfer_is_found_and_confirmed(ends):
@@ -84,42 +70,6 @@ def test_a_band_without_a_barrier_is_a_collapse_not_a_result(ends):
     result = HybridNEB(reactant, other, committee_of(near), Reference(transfer), QUICK).run()
     assert not result.confirmed
     assert "collapsing" in result.missing
-
-
-def stepwise(positions):
-    """A transfer in two steps: minima at s = -1, 0 and 1, both barriers 0.8 eV."""
-    r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
-    s = r02 - r12
-    # s^2 (1 - s^2)^2 is 4/27 at its maxima, s^2 = 1/3.
-    well = 0.8 * 27 / 4 * s**2 * (s**2 - 1) ** 2
-    return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.8) ** 2
-
-
-def almost_stepwise(positions):
-    return 0.9 * stepwise(positions)
-
-
-def test_a_way_over_an_intermediate_is_searched_step_by_step(ends):
-    reference = Reference(stepwise)
-    result = HybridNEB(*ends, committee_of(almost_stepwise), reference, QUICK).run()
-    assert result.confirmed, result.missing
-    assert [step.names for step in result.steps] == [
-        ("reactant", "intermediate 1"),
-        ("intermediate 1", "product"),
-    ]
-    middle = result.steps[0].end.positions
-    assert distance(middle, 0, 2) - distance(middle, 1, 2) == pytest.approx(0.0, abs=0.05)
-    for step in result.steps:
-        assert step.confirmed
-        # 0.8 eV each by construction, all minima at zero.
-        assert step.barrier == pytest.approx(0.8, abs=5e-3)
-        assert negative_modes(stepwise, step.transition_state) == 1
-    assert result.barrier == pytest.approx(0.8, abs=5e-3)
-    assert result.reaction_energy == pytest.approx(0.0, abs=5e-3)
-    assert len(result.path) == len(result.path_energies) == 2 * QUICK.images - 1
-    assert reference.repeats() == 0
-    calls = result.end_calls + result.interior_labels + result.confirmation_labels
-    assert calls == len(reference.asked)
 
 
 def test_an_inverted_pyramid_is_not_taken_for_the_pyramid():
