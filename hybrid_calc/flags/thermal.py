@@ -22,7 +22,7 @@ def temperature(atoms: Atoms) -> float:
     momenta, masses = atoms.arrays["momenta"], atoms.arrays.get("masses")
     if masses is None:
         masses = atomic_masses.take(atoms.numbers)
-    twice_kinetic = float(np.einsum("ix,ix,i->", momenta, momenta, 1.0 / masses))
+    twice_kinetic = float(np.vdot(momenta, momenta / masses[:, None]))
     freedom = atoms.get_number_of_degrees_of_freedom()
     return twice_kinetic / (freedom * units.kB) if freedom else 0.0
 
@@ -42,11 +42,12 @@ def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -
     moved = atoms.positions - before
     if is_periodic(atoms):
         moved, _ = find_mic(moved, atoms.cell, atoms.pbc)
-    squares = np.einsum("ix,ix->i", moved, moved)
-    if squares.max() <= limit**2:
+    if np.vdot(moved, moved) <= limit**2:  # all atoms together
         return ()
-    lengths = np.sqrt(squares)
+    lengths = np.linalg.norm(moved, axis=1)
     far = np.flatnonzero(lengths > limit)
+    if not len(far):
+        return ()
     return (
         Flag(
             name="step_displacement",

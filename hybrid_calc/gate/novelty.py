@@ -104,43 +104,39 @@ def fit_cloud(descriptors: NDArray[np.floating]) -> Cloud:
 
 
 class _Layout:
-    """What a molecule's novelty is computed with: its atoms element by element."""
+    """What a molecule's novelty is computed with: each atom's cloud, in the atoms' order."""
 
     def __init__(self, numbers: NDArray[np.integer], clouds: Mapping[int, Cloud]) -> None:
-        groups = [(int(z), np.flatnonzero(numbers == z)) for z in np.unique(numbers)]
-        self.groups = groups
-        known = [(clouds[z], atoms) for z, atoms in groups if z in clouds]
-        self.atoms = np.concatenate([np.zeros(0, np.intp), *(atoms for _, atoms in known)])
-        width = max((len(cloud.spans) for cloud, _ in known), default=0)
-        self.products: list[tuple[slice, NDArray[np.float32]]] = []
-        self.means = np.array([cloud.mean for cloud, atoms in known for _ in atoms])
-        # |x|^2 / off^2 + sum_a x_a^2 (1 / span_a^2 - 1 / off^2)
-        self.weights = np.zeros((len(self.atoms), width), dtype=np.float32)
-        self.off_weights = np.zeros(len(self.atoms), dtype=np.float32)
+        width = sum(len(cloud.spans) for cloud in clouds.values())
+        depth = max((len(cloud.mean) for cloud in clouds.values()), default=0)
+        self.means = np.zeros((len(numbers), depth), dtype=np.float32)
+        self.axes = np.zeros((depth, width), dtype=np.float32)
+        # |x|^2 / off^2 + sum_a x_a^2 (1 / span_a^2 - 1 / off^2), infinite without a cloud
+        self.weights = np.zeros((len(numbers), width), dtype=np.float32)
+        self.off_weights = np.full(len(numbers), np.inf, dtype=np.float32)
         place = 0
-        for cloud, atoms in known:
-            rows = slice(place, place + len(atoms))
-            place += len(atoms)
-            axes = np.zeros((len(cloud.mean), width), dtype=np.float32)
-            axes[:, : len(cloud.spans)] = cloud.axes
-            self.products.append((rows, axes))
+        for number, cloud in clouds.items():
+            columns = slice(place, place + len(cloud.spans))
+            place += len(cloud.spans)
+            rows = np.flatnonzero(numbers == number)
+            self.axes[:, columns] = cloud.axes
+            self.means[rows] = cloud.mean
             self.off_weights[rows] = cloud.off_span**-2
-            self.weights[rows, : len(cloud.spans)] = cloud.spans**-2 - cloud.off_span**-2
+            self.weights[rows, columns] = cloud.spans**-2 - cloud.off_span**-2
 
     def novelty(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the novelty of the atoms in the order of `atoms`."""
-        along = np.empty(self.weights.shape, dtype=np.float32)
+        """Return the novelty of every atom; not a number where a descriptor is none."""
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so
-            deviation = descriptors[self.atoms].astype(np.float32)
+            deviation = descriptors.astype(np.float32)
             deviation -= self.means
-            for rows, axes in self.products:
-                np.dot(deviation[rows], axes, out=along[rows])
+            along = deviation @ self.axes
             along *= along
             along *= self.weights
-            squares = np.einsum("nd,nd->n", deviation, deviation)
+            deviation *= deviation
+            squares = deviation.sum(axis=1)
             squares *= self.off_weights
             squares += along.sum(axis=1)
-            return np.asarray(np.sqrt(np.maximum(squares, 0)))
+            return np.asarray(np.sqrt(np.maximum(squares, 0, out=squares), out=squares))
 
 
 class Novelty:
@@ -189,14 +185,13 @@ class Novelty:
         Infinite for an element without a training atom, and where a
         descriptor is not a finite number.
         """
-        layout = self.layout(numbers)
-        novelty = np.full(len(numbers), np.inf)
-        if len(layout.atoms):
-            novelty[layout.atoms] = layout.novelty(descriptors)
-            novelty[np.isnan(novelty)] = np.inf
+        if not self.clouds:
+            return np.full(len(numbers), np.inf)
+        novelty = self._layout(numbers).novelty(descriptors).astype(np.float64)
+        novelty[np.isnan(novelty)] = np.inf
         return novelty
 
-    def layout(self, numbers: NDArray[np.integer]) -> _Layout:
+    def _layout(self, numbers: NDArray[np.integer]) -> _Layout:
         """Return how a molecule's atoms are arranged; most often it is the one before."""
         key = numbers.tobytes()
         layout = self._layouts.get(key)
