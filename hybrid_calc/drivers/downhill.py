@@ -42,9 +42,9 @@ class DownhillEnd:
     Attributes
     ----------
     joins
-        ``reactant`` or ``product`` by its bonds, or ``neither``.
+        ``start`` or ``end`` of the step by its bonds, or ``neither``.
     energy
-        The reference's energy above the reactant, eV.
+        The reference's energy above the start, eV.
     error
         What the surface had said minus that, eV.
     fmax
@@ -86,7 +86,7 @@ def label_downhill_ends(
     saddle
         The transition state.
     ends
-        Reactant and product.
+        Start and end of the step.
     rounds
         What was walked to before, JSON-able; added to, and taken up again by a resumed run.
     record
@@ -158,7 +158,7 @@ def descend_on_reference(
 
 def missing_of(found: list[DownhillEnd]) -> str:
     """Return what the labels leave open; empty where they confirm both ends."""
-    if sorted(one.joins for one in found) != ["product", "reactant"]:
+    if sorted(one.joins for one in found) != ["end", "start"]:
         joined = " and ".join(one.joins for one in found)
         return f"labelled, the paths downhill from the transition state end in {joined}"
     worst = max(found, key=lambda one: abs(one.error))
@@ -204,7 +204,7 @@ def _joins(
     bonds = bonds_of(numbers, positions)
     fitting = [
         (distance_between(positions, end.positions), name)
-        for name, end in zip(("reactant", "product"), ends, strict=True)
+        for name, end in zip(("start", "end"), ends, strict=True)
         if bonds_of(numbers, end.positions) == bonds
     ]
     return min(fitting)[1] if fitting else "neither"

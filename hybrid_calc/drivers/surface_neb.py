@@ -129,7 +129,10 @@ def _step_figures(step: ElementaryStep) -> dict[str, Any]:
     if step.polish is not None:
         figures["polish"] = step.polish.to_dict()
     if step.downhill:
-        figures["downhill_ends"] = [one.to_dict() for one in step.downhill]
+        names = dict(zip(("start", "end"), step.names, strict=True))
+        figures["downhill_ends"] = [
+            one.to_dict() | {"joins": names.get(one.joins, one.joins)} for one in step.downhill
+        ]
     return figures
 
 

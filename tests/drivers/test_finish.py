@@ -138,7 +138,7 @@ def test_labelled_ends_downhill_are_reactant_and_product(ends):
     settings = QUICK.model_copy(update={"label_downhill_ends": True})
     result = HybridNEB(*ends, committee_of(near), reference, settings).run()
     assert result.confirmed, result.missing
-    assert sorted(one.joins for one in result.highest.downhill) == ["product", "reactant"]
+    assert sorted(one.joins for one in result.highest.downhill) == ["end", "start"]
     for one in result.highest.downhill:
         assert one.energy == pytest.approx(0.0, abs=0.01)  # both minima are at zero
         assert abs(one.error) <= 0.03
@@ -168,10 +168,10 @@ def test_what_labelled_ends_leave_open_is_said():
     def end(joins, error=0.0, confirmed=True):
         return DownhillEnd(joins=joins, energy=0.0, error=error, fmax=0.1, confirmed=confirmed)
 
-    assert missing_of([end("product"), end("reactant")]) == ""
-    assert "reactant and reactant" in missing_of([end("reactant"), end("reactant")])
-    assert "neither" in missing_of([end("reactant"), end("neither")])
-    wrong = missing_of([end("product", error=-0.2, confirmed=False), end("reactant")])
+    assert missing_of([end("end"), end("start")]) == ""
+    assert "start and start" in missing_of([end("start"), end("start")])
+    assert "neither" in missing_of([end("start"), end("neither")])
+    wrong = missing_of([end("end", error=-0.2, confirmed=False), end("start")])
     assert "-0.200 eV off" in wrong
 
 

@@ -7,10 +7,11 @@ import pytest
 from ase import Atoms
 
 from hybrid_calc.drivers.barrier import SearchLimits
-from hybrid_calc.drivers.neb import HybridNEB, way_over
+from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.relax import RelaxResult
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.step import Stop
+from hybrid_calc.drivers.way import way_over
 from hybrid_calc.errors import ReferenceFailed
 from tests.drivers.conftest import (
     Reference,

@@ -34,6 +34,11 @@ def test_an_atom_that_moves_0_3_angstrom_in_a_step_is_flagged(moved, up):
     assert bool(step_displacement(atoms, before, 0.3)) is up
 
 
+def test_many_atoms_that_move_a_little_are_not_one_that_moves_far():
+    atoms = Atoms("H9", [[0.2, 0, 0]] * 9)  # 0.6 A all together
+    assert step_displacement(atoms, np.zeros((9, 3)), 0.3) == ()
+
+
 def test_the_flag_names_the_atoms_furthest_first_in_angstrom():
     atoms = Atoms("H3", [[0.4, 0, 0], [0, 0, 0], [0, 3, 4]])
     (flag,) = step_displacement(atoms, np.zeros((3, 3)), 0.3)
