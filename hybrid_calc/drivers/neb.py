@@ -261,7 +261,7 @@ class HybridNEB:
         """Take one round of a step or follow what the last one found; return what ends the run."""
         if step.progress.done:
             return step.conclude()
-        if not self._trials:
+        if not self._trials and step.progress.elsewhere is None:
             step.search.round()
             self._trials = self._leads(step)
             if not self._trials and step.progress.elsewhere is None:
