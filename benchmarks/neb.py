@@ -146,14 +146,17 @@ def judge_step(
         verdict |= {"distance_from_reference_saddle_ang": away, "same_saddle": away < SAME_ANG}
     if not sure:
         return verdict
-    if wanted and verdict["same_saddle"] and wanted.get("joins_ends", True):
-        curvatures, joins = np.array(wanted["curvatures"]), True
+    known = [frozenset(map(tuple, one)) for one in (wanted or {}).get("joins_bonds", ())]
+    ends = {bonds_of(atoms.numbers, end.positions) for end in (step.start, step.end)}
+    if wanted and verdict["same_saddle"] and (wanted.get("joins_ends", True) or known):
+        curvatures = np.array(wanted["curvatures"])
+        joins = set(known) == ends if known else True
     else:
         ask = reference_of(level, cache)
         hessian = hessian_of(ask, atoms, step.transition_state)
         curvatures = curvatures_of(atoms, step.transition_state, hessian)
-        found = downhill_bonds(ask, atoms, step.transition_state, hessian)
-        ends = {bonds_of(atoms.numbers, end.positions) for end in (step.start, step.end)}
+        careful = level == "xtb"  # hundreds of calls
+        found = downhill_bonds(ask, atoms, step.transition_state, hessian, careful=careful)
         joins = set(found) == ends
         verdict["judging_calls"] = ask.calls
     negative = int((curvatures < CLEARLY_NEGATIVE).sum())

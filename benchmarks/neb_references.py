@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.io import read
-from ase.optimize import BFGS
+from ase.optimize import BFGS, FIRE
 from numpy.typing import NDArray
 from references import Counted, dft_reference, xtb_reference
 
@@ -118,6 +118,7 @@ def downhill_bonds(
     hessian: NDArray[np.float64],
     *,
     push: float = 0.1,
+    careful: bool = False,
 ) -> list[frozenset[tuple[int, int]]]:
     """Return the bonds of the two minima that the reference leads to from a saddle."""
     basis = free_directions(atoms, saddle)
@@ -128,7 +129,10 @@ def downhill_bonds(
         frame.set_constraint()
         frame.positions = saddle + sign * mode.reshape(saddle.shape)
         frame.calc = Plain(ask)
-        BFGS(frame, logfile=None, maxstep=0.05).run(fmax=0.05, steps=300)
+        if careful:  # follows the forces, so that no shallow minimum is leapt over
+            FIRE(frame, logfile=None, maxstep=0.05).run(fmax=0.01, steps=1000)
+        else:
+            BFGS(frame, logfile=None, maxstep=0.05).run(fmax=0.05, steps=300)
         found.append(bonds_of(frame.numbers, frame.positions))
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.optimize import BFGS
+from ase.optimize import FIRE
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import SurfaceLabel, evaluate_surface
@@ -31,7 +31,7 @@ MAX_ERROR_EV = 0.03
 STEP_ANG = 0.1
 """Longest step of a walk on the reference itself, A."""
 
-MOST_STEPS = 200
+MOST_STEPS = 300
 """Steps it may take."""
 
 
@@ -145,7 +145,8 @@ def descend_on_reference(
         frame.set_positions(start, apply_constraint=False)
         frame.calc = ReferenceCalculator(book, reason)
         walked = [saddle.positions]
-        for _ in BFGS(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
+        # It follows the forces: steps by curvature were seen to leap over a shallow minimum.
+        for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
             walked.append(np.array(frame.positions))
             label = book.find(frame.positions)
             if label is not None and arrived(label):
