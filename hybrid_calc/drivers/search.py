@@ -171,7 +171,7 @@ class BarrierSearch:
         ]
         return [] if progress.done else [text for over, text in limits if over]
 
-    # -- the three phases ---------------------------------------------------------------
+    # -- the four phases ----------------------------------------------------------------
 
     def _search(self, surface: Surface) -> None:
         """Relax a band and label its climbing image, or the one it is least sure of."""

@@ -11,6 +11,7 @@ from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.relax import RelaxResult
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.step import Stop
+from hybrid_calc.drivers.walk import next_uphill
 from hybrid_calc.drivers.way import way_over
 from hybrid_calc.errors import ReferenceFailed
 from tests.drivers.conftest import (
@@ -118,6 +119,42 @@ def test_more_steps_than_allowed_are_said_not_confirmed(ends):
     result = search(ends, Reference(stepwise), limits=SearchLimits(max_steps=1)).run()
     assert not result.confirmed
     assert "more than 1 steps" in result.missing
+
+
+def test_a_saddle_is_walked_to_on_the_reference_where_refining_brings_nothing(ends, monkeypatch):
+    reference, walked = Reference(transfer), []
+
+    def counted(*arguments):
+        walked.append(1)
+        return next_uphill(*arguments)
+
+    monkeypatch.setattr("hybrid_calc.drivers.search.next_uphill", counted)
+
+    def wrong(positions):
+        return 0.3 * transfer(positions, barrier=2.0)
+
+    limits = SearchLimits(max_refinements=0)
+    result = HybridNEB(*ends, committee_of(wrong), reference, QUICK, limits=limits).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(0.8, abs=2e-3)
+    assert walked
+    assert reference.repeats() == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "names"), [(transfer, [("reactant", "product")]), (stepwise, NAMES)]
+)
+def test_the_reference_itself_tells_what_a_saddle_joins(ends, monkeypatch, truth, names):
+    monkeypatch.setattr("hybrid_calc.drivers.search.DECISIVE_CONFIRMATIONS", 0)
+    reference = Reference(truth)
+    result = HybridNEB(*ends, committee_of(almost), reference, QUICK).run()
+    assert result.confirmed, result.missing
+    assert [step.names for step in result.steps] == names
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert result.confirmation_labels > 10
+    # Along the ways downhill the band has no other top than the saddle.
+    assert result.path_energies.max() <= result.barrier + 0.01
+    assert reference.repeats() == 0
 
 
 # --- which minima
