@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="also a plain band on GFN2-xTB")
     parser.add_argument("--only", nargs="*", default=[], help="reactions, such as rxn003191")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="store NAME.h5 of DFT labels, to start again")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -236,7 +237,7 @@ def main() -> None:
         suffix = "" if level == "dft" else "_xtb"
         rows: list[dict[str, object]] = []
         for folder in folders:
-            for seed in range(arguments.seeds):
+            for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
                 row = run_one(folder, predict_many, level, seed, arguments.cache)
                 if arguments.plain and level == "xtb":
                     row |= plain_band(folder)
