@@ -18,7 +18,10 @@ from hybrid_calc.drivers.shape import bonds_of
 from hybrid_calc.errors import ReferenceFailed
 
 NEAR_END = 0.5
-"""A walk downhill has arrived with the bonds of an end and a smaller reference force, eV/A."""
+"""A walk downhill has arrived with the bonds of an end, a smaller reference force, eV/A, and"""
+
+LEFT_ABOVE_END = 0.25
+"""no more than this share of the saddle's height above that end."""
 
 AT_MINIMUM = 0.1
 """Another minimum has a smaller reference force, eV/A."""
@@ -102,16 +105,27 @@ class SaddleCheck:
                 self.progress.elsewhere = [place.tolist() for place in places]
         return ways
 
-    def ways_on_reference(self, saddle: Saddle) -> list[Descent] | None:
+    def ways_on_reference(self, saddle: Saddle, label: SurfaceLabel) -> list[Descent] | None:
         """Return the reference's own ways to start and end, None where they lead elsewhere.
 
         Relaxations on the reference itself, which need no surface to be believed.
+
+        Parameters
+        ----------
+        saddle
+            Where they begin.
+        label
+            Of the climbing image.
         """
 
-        def arrived(label: SurfaceLabel) -> bool:
-            at_an_end = self._bonds(label.positions) in self._wanted
-            most = NEAR_END if at_an_end else self.settings.end_fmax_ev_per_ang
-            return max_force(self.book.template, label) < most
+        def arrived(one: SurfaceLabel) -> bool:
+            force = max_force(self.book.template, one)
+            at_an_end = any(
+                bonds == self._bonds(one.positions)
+                and one.energy - end.energy < LEFT_ABOVE_END * (label.energy - end.energy)
+                for end, bonds in zip(self.ends, self._wanted, strict=True)
+            )
+            return force < (NEAR_END if at_an_end else self.settings.end_fmax_ev_per_ang)
 
         try:
             found = descend_on_reference(self.book, saddle, DESCENT, arrived)

@@ -347,7 +347,7 @@ class BarrierSearch:
         saddle = self._first_order(surface, label, here)
         if saddle is None:
             return
-        ways = self._check.ways_on_reference(saddle)
+        ways = self._check.ways_on_reference(saddle, label)
         if ways is not None:
             self.progress.band = self._along(here, ways).tolist()
             self.progress.done, self.progress.doubt = True, ""
