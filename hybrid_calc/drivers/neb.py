@@ -216,6 +216,7 @@ class HybridNEB:
         if stop.state is not None:
             driver.restore(stop.state)
         stop.found = driver.run()
+        stop.state = driver.state()  # without a label of its own nothing was saved
         if ended and stop in self._trials:
             raise ended[0]
 

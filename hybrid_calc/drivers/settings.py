@@ -150,7 +150,7 @@ class NebSettings(BaseModel):
         0.03, gt=0, description="Largest force at the relaxed ends, eV/A."
     )
     max_labels: int = Field(
-        60,
+        120,
         ge=1,
         description="Labels between two minima, an elementary step, before giving up, confirmation "
         "included.",

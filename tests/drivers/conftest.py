@@ -62,12 +62,15 @@ def folded(positions, *, barrier=0.8):
 
 
 def stepwise(positions):
-    """A transfer in two steps: minima at s = -1, 0 and 1, both barriers 0.8 eV."""
+    """A transfer in two steps: minima at s = -1, 0 and 1, both barriers 0.8 eV.
+
+    Half-way the atom is 1.45 A from both others, too far for a bond.
+    """
     r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
     s = r02 - r12
     # s^2 (1 - s^2)^2 is 4/27 at its maxima, s^2 = 1/3.
     well = 0.8 * 27 / 4 * s**2 * (s**2 - 1) ** 2
-    return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.8) ** 2
+    return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.9) ** 2
 
 
 def negative_modes(energy, positions):
