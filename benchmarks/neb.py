@@ -10,7 +10,8 @@ a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "co
 its transition state is not a first-order saddle of the reference that joins these ends, or
 lies more than 0.05 eV above the one refined from ts.xyz (where that one joins these ends at
 the level, or is a step of the way that was found: a barrier is not compared with that of
-another elementary step).  A way over intermediates is judged step by step.  Labels of DFT are
+another elementary step).  A way over intermediates is judged step by step; one said to have no
+barrier by a band on the reference, which may not rise by more than 0.02 eV.  Labels of DFT are
 kept in the store given by --cache: a run that is started again counts them, and solves none
 twice.
 """
@@ -34,7 +35,7 @@ from references import Counted, dft_reference, xtb_reference
 from hybrid_calc.committee.ani import AniCommittee
 from hybrid_calc.correction.inflation import Forecast, coverage
 from hybrid_calc.correction.surface import PredictMany
-from hybrid_calc.drivers.band import idpp_band
+from hybrid_calc.drivers.band import band_through, idpp_band
 from hybrid_calc.drivers.barrier import ElementaryStep, NEBResult
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.settings import NebSettings
@@ -43,6 +44,7 @@ from hybrid_calc.drivers.shape import bonds_of
 QUICK = ("rxn003891",)
 CLEARLY_NEGATIVE = -0.05
 SILENT_EV = 0.05
+SHELF_EV = 0.02
 SAME_ANG = 0.05
 REFERENCES: dict[str, Counted] = {}
 
@@ -134,6 +136,9 @@ def judge_step(
 ) -> dict[str, object]:
     """Judge one saddle; the reference is asked about those a run is sure of."""
     verdict: dict[str, object] = {"same_saddle": False, "wrong": False}
+    if sure and step.barrierless:
+        rise, calls = rise_of(step, level, cache)
+        return verdict | {"rise_ev": rise, "judging_calls": calls, "wrong": rise > SHELF_EV}
     if step.transition_state is None:
         return verdict
     atoms = step.start.copy()
@@ -166,6 +171,24 @@ def judge_step(
         "curvatures": curvatures[:3].tolist(),
         "wrong": negative != 1 or not joins,
     }
+
+
+def rise_of(step: ElementaryStep, level: str, cache: Path | None) -> tuple[float, int]:
+    """Return how far a band on the reference itself rises above the higher end, eV, and calls."""
+    ask = reference_of(level, cache)
+    stops = [step.start.copy() for _ in step.path]
+    for stop, positions in zip(stops, step.path, strict=True):
+        stop.positions = positions
+    images = []
+    for positions in band_through(stops, 2 * len(stops) - 1):
+        image = step.start.copy()
+        image.positions = positions
+        image.calc = Plain(ask)
+        images.append(image)
+    band = NEB(images, k=1.0, method="improvedtangent", remove_rotation_and_translation=True)
+    FIRE(band, logfile=None).run(fmax=0.1, steps=200)
+    energies = [image.get_potential_energy() for image in images]
+    return max(energies) - max(energies[0], energies[-1]), ask.calls
 
 
 def plain_band(result_folder: Path) -> dict[str, object]:

@@ -40,7 +40,8 @@ class SearchLimits:
         A climbing image whose atoms all lie nearer to an end's, and whose distances all
         differ by less, has collapsed, A.
     collapse_ev
-        So has one whose energy differs by less from the higher end's, eV.
+        So has one whose energy differs by less from the higher end's, eV; no way that rises
+        by less above a minimum between the user's ends has a barrier.
     probe_ang
         Displacement of the largest-moving atom in a label that decides about a mode, A.
     max_breaks, max_collapses, max_detours, max_stalls, max_failures
@@ -49,7 +50,8 @@ class SearchLimits:
         before giving up.
     hard_band_labels
         After so many labels a band is taken to lead over a minimum between its ends, which
-        is sought where labels had bonds of neither; and after so many more once again.
+        is sought where labels had bonds of neither; and after so many more once again.  What
+        its saddle joins is asked of the reference, as for every step of a longer way.
     max_steps
         Elementary steps that a way may have.
     break_ang
@@ -89,7 +91,7 @@ class ElementaryStep:
         What they are called: reactant, product, intermediate 1 and so on.
     barrier
         Reference energy of the transition state above `start`, eV; NaN where no climbing
-        image was labelled.
+        image was labelled.  Of a barrierless step the highest label on the way.
     half_width
         Of its 95 % interval, eV.
     transition_state
@@ -100,6 +102,10 @@ class ElementaryStep:
         The two lowest of the surface there, eV/A^2.
     confirmed
         Whether everything the driver checks holds for this step.
+    barrierless
+        Whether the reference, followed step by step, leads from the higher minimum down to
+        the other without rising by more than ``SearchLimits.collapse_ev``: that one is a
+        shelf rather than a minimum, and there is no transition state.
     labels
         Reference calls between its ends, confirmation included.
     path
@@ -125,6 +131,7 @@ class ElementaryStep:
     transition_fmax: float
     curvatures: tuple[float, ...]
     confirmed: bool
+    barrierless: bool
     labels: int
     path: NDArray[np.float64]
     path_energies: NDArray[np.float64]
@@ -281,6 +288,11 @@ class Progress:
     curvatures
         The two lowest of the surface at the climbing image, eV/A^2; empty before they
         were judged.
+    off_shelf
+        Whether a way down without a barrier was sought; that is done once.
+    shelf
+        How far the reference rises above the higher end before it goes down to the other,
+        eV, where there is no saddle; else None.
     walk, hessian
         Positions of a walk on the reference, (w, N, 3), and the Hessian at the first of
         them, eV/A^2, (3N, 3N).
@@ -311,6 +323,8 @@ class Progress:
     saddle: list[list[float]] | None = None
     band: list[list[list[float]]] | None = None
     curvatures: list[float] = field(default_factory=list)
+    off_shelf: bool = False
+    shelf: float | None = None
     walk: list[list[list[float]]] = field(default_factory=list)
     hessian: list[list[float]] = field(default_factory=list)
     elsewhere: list[list[list[float]]] | None = None

@@ -12,9 +12,10 @@ from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.barrier import Progress, SearchLimits
 from hybrid_calc.drivers.downhill import descend_on_reference
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
-from hybrid_calc.drivers.saddle import Descent, Saddle, downhill_ends, judge_saddle
+from hybrid_calc.drivers.saddle import Descent, Saddle, descend, judge_saddle, pushed
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.drivers.shelf import ShelfWay, ways_off_shelf
 from hybrid_calc.errors import ReferenceFailed
 
 NEAR_END = 0.5
@@ -25,6 +26,12 @@ LEFT_ABOVE_END = 0.25
 
 AT_MINIMUM = 0.1
 """Another minimum has a smaller reference force, eV/A."""
+
+WAY_REACH_ANG = 0.3
+"""A way downhill is known where a label's distances all differ by less, A."""
+
+MOST_LEGS = 20
+"""Legs of such a way, each on a surface with a label more."""
 
 PROBE = "confirmation: second mode"
 END = "confirmation: downhill end"
@@ -81,23 +88,36 @@ class SaddleCheck:
         rises = self._probe(surface, label, saddle) > 0
         return replace(saddle, verdict="first order" if rises else "higher order")
 
-    def ways_on_surface(self, surface: Surface, saddle: Saddle) -> list[Descent] | None:
-        """Return the ways on the surface to start and end, None where that is not sure.
-
-        What is not known there earns a label.
-        """
-        anchors = [end.positions for end in self.ends]
-        limit = self.settings.max_std_ev
-        found = downhill_ends(self.book.template, surface, saddle, anchors, max_std=limit)
-        if any(one.unsure for one in found):
+    def ways_on_surface(self, saddle: Saddle) -> list[Descent] | None:
+        """Return the ways on the surface to start and end, None where that is not sure."""
+        found = [self._way_from(saddle, start) for start in pushed(saddle)]
+        ways = [one for one in found if one is not None]
+        if len(ways) < len(found):
             self.progress.doubt = "the way downhill from the climbing image is uncertain"
-            for one in found:
-                if one.unsure:
-                    self._ask(one.positions, DESCENT, surface)
             return None
+        return self._joining(ways)
+
+    def _way_from(self, saddle: Saddle, start: NDArray[np.float64]) -> Descent | None:
+        """Walk downhill on the surface, which learns a label wherever it is too far from all."""
+        walked = [saddle.positions[None]]
+        for _ in range(MOST_LEGS):
+            surface = self.book.surface()
+            known = [one.positions for one in self.book.usable()]
+            leg = descend(self.book.template, surface, start, known, reach=WAY_REACH_ANG)
+            walked.append(leg.walked)
+            if not leg.unsure:
+                return Descent(walked=np.concatenate(walked), unsure=False)
+            start = leg.positions
+            if self._ask(start, DESCENT, surface) is None:
+                break
+        return None
+
+    def _joining(self, found: list[Descent]) -> list[Descent] | None:
+        """Return ways as start and end come, None where they lead elsewhere."""
         ways = self._in_order(found)
         if ways is None:
             # A label at each minimum that is not an end tells whether it is there.
+            surface = self.book.surface()
             places = [one.positions for one in found]
             others = [one for one in places if self._bonds(one) not in self._wanted]
             labels = [self._ask(other, END, surface) for other in others]
@@ -137,6 +157,34 @@ class SaddleCheck:
         if ways is None:
             self.progress.elsewhere = [one.positions.tolist() for one in found]
         return ways
+
+    def off_shelf(self, ahead: NDArray[np.float64], high: int) -> ShelfWay | None:
+        """Return the reference's way down from end number `high` to the other one.
+
+        None where it has a barrier or leads elsewhere; `ahead` (N, 3), A, is where it should
+        lead.
+        """
+        top, bottom = self.ends[high], self.ends[1 - high]
+
+        def arrived(label: SurfaceLabel) -> bool:
+            near = label.energy - bottom.energy < LEFT_ABOVE_END * (top.energy - bottom.energy)
+            at_end = near and self._bonds(label.positions) == self._wanted[1 - high]
+            return at_end and max_force(self.book.template, label) < NEAR_END
+
+        try:
+            most = self.limits.collapse_ev
+            for found in ways_off_shelf(self.book, top, ahead, arrived, max_rise=most):
+                bonds = self._bonds(found.last.positions)
+                if bonds == self._wanted[1 - high]:
+                    return found
+                if bonds != self._wanted[high]:
+                    self.progress.doubt = "the way down from a shallow minimum leads elsewhere"
+                    places = [top.positions, found.last.positions]
+                    self.progress.elsewhere = [one.tolist() for one in places]
+                    return None
+        except ReferenceFailed:
+            self.progress.failures += 1
+        return None
 
     def _in_order(self, found: list[Descent]) -> list[Descent] | None:
         """Return two ways as start and end come, None where they end elsewhere."""

@@ -139,22 +139,34 @@ def descend_on_reference(
     ReferenceFailed, BudgetExhausted, RunInterrupted
         No more labels, or a walk that does not end.
     """
-    walks = []
-    for start in pushed(saddle):
-        frame = book.template.copy()
-        frame.set_positions(start, apply_constraint=False)
-        frame.calc = ReferenceCalculator(book, reason)
-        walked = [saddle.positions]
-        # It follows the forces: steps by curvature were seen to leap over a shallow minimum.
-        for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
-            walked.append(np.array(frame.positions))
-            label = book.find(frame.positions)
-            if label is not None and arrived(label):
-                break
-        else:
-            raise ReferenceFailed(f"a walk downhill did not end in {MOST_STEPS} steps.")
-        walks.append(Descent(walked=np.array(walked), unsure=False))
-    return walks
+    walks = [walk_downhill(book, start, reason, arrived) for start in pushed(saddle)]
+    return [Descent(walked=np.array([saddle.positions, *walked]), unsure=False) for walked in walks]
+
+
+def walk_downhill(
+    book: LabelBook,
+    start: NDArray[np.float64],
+    reason: str,
+    arrived: Callable[[SurfaceLabel], bool],
+) -> list[NDArray[np.float64]]:
+    """Follow the reference's forces; return where it went from the start (N, 3), A, on.
+
+    Raises
+    ------
+    ReferenceFailed, BudgetExhausted, RunInterrupted
+        No more labels, or a walk that does not end.
+    """
+    frame = book.template.copy()
+    frame.set_positions(start, apply_constraint=False)
+    frame.calc = ReferenceCalculator(book, reason)
+    walked = []
+    # It follows the forces: steps by curvature were seen to leap over a shallow minimum.
+    for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
+        walked.append(np.array(frame.positions))
+        label = book.find(frame.positions)
+        if label is not None and arrived(label):
+            return walked
+    raise ReferenceFailed(f"a walk downhill did not end in {MOST_STEPS} steps.")
 
 
 def missing_of(found: list[DownhillEnd]) -> str:

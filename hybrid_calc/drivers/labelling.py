@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
@@ -32,12 +32,26 @@ from hybrid_calc.errors import (
     ReferenceFailed,
     RunInterrupted,
 )
-from hybrid_calc.reference.label import Label
 
 NO_MORE_LABELS = (BudgetExhausted, ReferenceFailed, RunInterrupted)
 """What ends a driver with the best so far, not confirmed."""
 
-AskReference = Callable[[Atoms, str], Label]
+
+class Answer(Protocol):
+    """What a search needs of a label."""
+
+    @property
+    def energy(self) -> float:
+        """Total energy, eV."""
+        ...
+
+    @property
+    def forces(self) -> NDArray[np.float64]:
+        """Shape (N, 3), eV/A."""
+        ...
+
+
+AskReference = Callable[[Atoms, str], Answer]
 """One reference call and the reason for it; raises one of `NO_MORE_LABELS`."""
 
 NORMAL_95 = float(norm.ppf(0.975))

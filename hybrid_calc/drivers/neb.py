@@ -17,24 +17,21 @@ from hybrid_calc.drivers.band import band_through
 from hybrid_calc.drivers.barrier import NEBResult, SearchLimits
 from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
 from hybrid_calc.drivers.known import committee_for, known_labels
-from hybrid_calc.drivers.labelling import NO_MORE_LABELS, AskReference, LabelBook, near_path
+from hybrid_calc.drivers.labelling import NO_MORE_LABELS, Answer, AskReference, LabelBook, near_path
 from hybrid_calc.drivers.polish import require_sella
+from hybrid_calc.drivers.receipts import Receipts
 from hybrid_calc.drivers.relax import HybridRelax, SaveState
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of, distance_between
-from hybrid_calc.drivers.step import Step, Stop
+from hybrid_calc.drivers.step import INTERMEDIATE, Step, Stop
 from hybrid_calc.drivers.way import way_over
 from hybrid_calc.errors import BudgetExhausted, HybridCalcError, ReferenceFailed, RunInterrupted
-from hybrid_calc.reference.label import Label
 
 MOST_INHERITED = 80
 """Labels of the search so far that a new step is given; its cost grows with the cube of them."""
 
 SAME_END_ANG = 0.05
 """A frame of a user's path whose distances differ by less from an end's is that end, A."""
-
-SAME_IMAGE_ANG = 1e-3
-"""An image whose distances differ by less from a label's carries that label, A."""
 
 
 class _LedBackError(RunInterrupted):
@@ -63,7 +60,7 @@ class HybridNEB:
     known
         Labels of this molecule from before, all at the same level.
     save
-        Called with the state after every label of an end and after every round.
+        Called with the state after every label and after every round.
     """
 
     def __init__(
@@ -92,7 +89,9 @@ class HybridNEB:
         self.known = list(known)
         self._predict_many = predict_many
         self._label = label
+        self._receipts = Receipts(label, self._keep)
         self._save = save
+        self._remembered: dict[str, Any] | None = None
         self._stops = [
             Stop(name="reactant", atoms=self.reactant),
             Stop(name="product", atoms=self.product),
@@ -134,11 +133,18 @@ class HybridNEB:
         return known_labels(calculator, self.reactant, ends, band)
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, JSON-able."""
+        """Return all that a resumed run needs, JSON-able.
+
+        As it was between two rounds, with the answers that the round since then has had.
+        """
+        return (self._remembered or self._now()) | {"receipts": self._receipts.to_list()}
+
+    def _now(self) -> dict[str, Any]:
+        steps: list[Mapping[str, Any]] = [step.to_dict() for step in self._steps]
         return {
-            "schema": 2,
+            "schema": 3,
             "stops": [stop.to_dict() for stop in self._stops],
-            "steps": [step.to_dict() for step in self._steps],
+            "steps": steps or self._begun,
             "spent": [book.to_dict() for book in self._spent],
             "trials": [trial.to_dict() for trial in self._trials],
             "left": [book.to_dict() for book in self._left],
@@ -153,6 +159,7 @@ class HybridNEB:
             [self._book(one) for one in state[name]] for name in ("spent", "left")
         )
         self._begun = list(state["steps"])
+        self._receipts.restore(state["receipts"])
 
     def run(self) -> NEBResult:
         """Search.
@@ -168,6 +175,7 @@ class HybridNEB:
         for stop in self._stops:
             self._relax(stop)
         self._set_out()
+        self._remembered = self._now()
         ends = [(stop.name, stop.minimum) for stop in self._stops]
         missing = [f"{name}: {found.missing}" for name, found in ends if not found.confirmed]
         try:
@@ -192,9 +200,9 @@ class HybridNEB:
 
         def save(state: Mapping[str, Any]) -> None:
             stop.state = dict(state)
-            self._record()
+            self._remember()
 
-        def label(frame: Atoms, reason: str) -> Label:
+        def label(frame: Atoms, reason: str) -> Answer:
             if stop in self._trials:
                 stop.leads_to = self._stop_with(self._bonds(frame.positions))
                 if stop.leads_to is not None:
@@ -256,7 +264,7 @@ class HybridNEB:
         return step
 
     def _unfinished(self) -> Step | None:
-        return next((step for step in self._steps if step.finish.label is None), None)
+        return next((step for step in self._steps if not step.finished), None)
 
     def _advance(self, step: Step) -> list[str]:
         """Take one round of a step or follow what the last one found; return what ends the run."""
@@ -283,7 +291,7 @@ class HybridNEB:
             ends = step.progress.elsewhere
             places = [one for one in ends if self._bonds(np.array(one)) not in known]
         step.progress.tried += places
-        return [self._stop("intermediate", one) for one in places]
+        return [self._stop(INTERMEDIATE, one) for one in places]
 
     def _follow(self, step: Step) -> None:
         """Relax what may lie on the way, and lead the way over it."""
@@ -338,7 +346,7 @@ class HybridNEB:
 
     def _book(self, state: Mapping[str, Any] | None = None) -> LabelBook:
         book = LabelBook(
-            self.reactant, self._predict_many, self._label, settings=self.settings.process
+            self.reactant, self._predict_many, self._receipts, settings=self.settings.process
         )
         if state is not None:
             book.restore(state)
@@ -361,6 +369,15 @@ class HybridNEB:
         return bonds_of(self.reactant.numbers, positions)
 
     def _record(self) -> None:
+        """Remember where the search is between two rounds."""
+        self._receipts.forget([step.book for step in self._steps])
+        self._remember()
+
+    def _remember(self) -> None:
+        self._remembered = self._now()
+        self._keep()
+
+    def _keep(self) -> None:
         if self._save is not None:
             self._save(self.state())
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.optimize import BFGS
+from ase.optimize import FIRE
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.posterior import functional_std
@@ -16,9 +16,8 @@ from hybrid_calc.correction.surface import (
     Surface,
     SurfaceCalculator,
     evaluate_surface,
-    surface_std,
 )
-from hybrid_calc.drivers.shape import free_directions
+from hybrid_calc.drivers.shape import distance_between, free_directions
 
 HESSIAN_STEP_ANG = 0.01
 """Central-difference step of the Hessian, A."""
@@ -31,6 +30,9 @@ SOFTEST_CURVATURE = 0.2
 
 PUSH_ANG = 0.15
 """How far the first mode is followed before walks downhill begin, A."""
+
+DOWNHILL_STEPS = 500
+"""Steps of a walk downhill on a surface."""
 
 Verdict = Literal["first order", "undecided", "higher order", "no saddle"]
 
@@ -152,14 +154,14 @@ def judge_saddle(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descent:
-    """A walk downhill from a saddle.
+    """A walk downhill.
 
     Attributes
     ----------
     walked
         Geometries it went over, the last one where it ended, shape (k, N, 3), A.
     unsure
-        Whether it was cut where the surface is too uncertain to go on.
+        Whether it was cut, too far from labels to go on.
     """
 
     walked: NDArray[np.float64]
@@ -186,16 +188,26 @@ def pushed(saddle: Saddle) -> list[NDArray[np.float64]]:
     return [saddle.positions + sign * PUSH_ANG * direction for sign in (1.0, -1.0)]
 
 
-def downhill_ends(
+def downhill_ends(template: Atoms, surface: Surface, saddle: Saddle) -> list[Descent]:
+    """Relax on the surface from both sides of a saddle."""
+    ways = [descend(template, surface, start) for start in pushed(saddle)]
+    return [
+        replace(way, walked=np.concatenate([saddle.positions[None], way.walked])) for way in ways
+    ]
+
+
+def descend(
     template: Atoms,
     surface: Surface,
-    saddle: Saddle,
-    anchors: Sequence[NDArray[np.float64]] = (),
+    start: NDArray[np.float64],
+    known: Sequence[NDArray[np.float64]] = (),
     *,
-    max_std: float = np.inf,
-    steps: int = 200,
-) -> list[Descent]:
-    """Relax on the surface from both sides of a saddle.
+    reach: float = np.inf,
+) -> Descent:
+    """Walk downhill on the surface.
+
+    It follows the forces: steps by curvature were seen to leave the way a saddle leads down,
+    and to leap over a shallow minimum.
 
     Parameters
     ----------
@@ -203,33 +215,25 @@ def downhill_ends(
         The molecule with its constraints.
     surface
         Frozen.
-    saddle
-        Where to start.
-    anchors
-        Labelled geometries (N, 3), A, beside the saddle.
-    max_std
-        A walk is cut where the posterior std from the saddle and from every anchor passes
-        this, eV.
-    steps
-        Of the optimiser.
+    start
+        Shape (N, 3), A.
+    known
+        Labelled geometries (N, 3), A.
+    reach
+        The walk is cut where a distance of two atoms differs by more from that of every known
+        geometry, A.
     """
-    ends = []
-    for start in pushed(saddle):
-        frame = template.copy()
-        frame.set_positions(start, apply_constraint=False)
-        frame.calc = SurfaceCalculator(surface)
-        optimiser = BFGS(frame, logfile=None, maxstep=0.1)
-        unsure, walked = False, [saddle.positions]
-        for _ in optimiser.irun(fmax=0.05, steps=steps):
-            walked.append(np.array(frame.positions))
-            here = frame.positions[None]
-            origins = [saddle.positions, *anchors]
-            if np.isfinite(max_std) and optimiser.nsteps % 2:
-                unsure = min(surface_std(surface, here, one)[0] for one in origins) > max_std
-            if unsure:
-                break
-        ends.append(Descent(walked=np.array(walked), unsure=unsure))
-    return ends
+    frame = template.copy()
+    frame.set_positions(start, apply_constraint=False)
+    frame.calc = SurfaceCalculator(surface)
+    walked, unsure = [], False
+    for _ in FIRE(frame, logfile=None, maxstep=0.1).irun(fmax=0.05, steps=DOWNHILL_STEPS):
+        here = np.array(frame.positions)
+        walked.append(here)
+        if np.isfinite(reach) and all(distance_between(here, one) > reach for one in known):
+            unsure = True
+            break
+    return Descent(walked=np.array(walked), unsure=unsure)
 
 
 def _curvature_std(

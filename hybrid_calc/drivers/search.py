@@ -80,6 +80,8 @@ class BarrierSearch:
         Counters, changed by every round.
     ends
         Labels of reactant and product.
+    inner
+        Whether they are minima between the user's ends.
     through
         Interpolates bands between them.
     start
@@ -95,6 +97,7 @@ class BarrierSearch:
         *,
         limits: SearchLimits,
         ends: tuple[SurfaceLabel, SurfaceLabel],
+        inner: tuple[bool, bool],
         through: BandThrough,
         start: NDArray[np.float64],
     ) -> None:
@@ -104,6 +107,7 @@ class BarrierSearch:
         self.progress = progress
         self.limits = limits
         self.ends = ends
+        self.inner = inner
         self.start = start
         self._through = through
         self._check = SaddleCheck(book, progress, settings, limits, ends=ends, ask=self._ask)
@@ -228,6 +232,14 @@ class BarrierSearch:
             self.progress.setbacks = self.progress.refinements = self.progress.confirmations = 0
             self.progress.phase = "confirm"
 
+    def _hard(self) -> bool:
+        """Tell whether no surface is believed about what the saddle joins.
+
+        Where ways fork and minima are shallow one was seen to lead to the wrong end.
+        """
+        between = sum(reason.startswith("acquisition") for reason in self.book.reasons)
+        return any(self.inner) or between > self.limits.hard_band_labels
+
     def _confirm(self, surface: Surface, label: SurfaceLabel) -> None:
         """Check on the refitted surface that the labelled saddle is the barrier's top."""
         here, found = polish_saddle(self.template, surface, label.positions)
@@ -237,7 +249,7 @@ class BarrierSearch:
             self.progress.phase = "refine"
             return
         self.progress.confirmations += 1
-        if self.progress.confirmations > DECISIVE_CONFIRMATIONS:
+        if self._hard() or self.progress.confirmations > DECISIVE_CONFIRMATIONS:
             self._descend(surface, label, here)
             return
         start = self._through(frames_at(self.template, here[None]))
@@ -246,7 +258,7 @@ class BarrierSearch:
             inflation = self.book.factor() / NORMAL_95
             saddle = judge_saddle(self.template, surface, here, inflation=inflation)
             if saddle.verdict in ("first order", "undecided"):
-                ways = self._check.ways_on_surface(surface, saddle)
+                ways = self._check.ways_on_surface(saddle)
                 if ways is None:
                     return
                 start = self._along(here, ways)
@@ -339,7 +351,7 @@ class BarrierSearch:
     def _judge(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
         """Ask for exactly one negative mode, and for the ends it leads to."""
         saddle = self._first_order(surface, label, here)
-        if saddle is not None and self._check.ways_on_surface(self.book.surface(), saddle):
+        if saddle is not None and self._check.ways_on_surface(saddle) is not None:
             self.progress.done, self.progress.doubt = True, ""
 
     def _descend(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
@@ -372,9 +384,26 @@ class BarrierSearch:
     # -- what is not asked again ---------------------------------------------------------
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
-        self.progress.collapses += 1
         self.progress.doubt, self.progress.phase = doubt, "search"
-        self._learn(surface)
+        if not self._off_shelf():
+            self.progress.collapses += 1
+            self._learn(surface)
+
+    def _off_shelf(self) -> bool:
+        """Go down from a shallow minimum between the user's ends; return whether that led on."""
+        high = int(np.argmax([end.energy for end in self.ends]))
+        if not self.inner[high] or self.progress.off_shelf:
+            return False
+        self.progress.off_shelf = True
+        found = self._check.off_shelf(self.last_positions[-2 if high else 1], high)
+        if found is None:
+            return self.progress.elsewhere is not None
+        between = found.way.spread(self.settings.images - 2)
+        between = between[::-1] if high else between
+        self.progress.band = self._through(frames_at(self.template, between)).tolist()
+        self.progress.shelf = found.rise
+        self.progress.done, self.progress.doubt = True, ""
+        return True
 
     def _stalled(self, surface: Surface) -> None:
         self.progress.stalls += 1

@@ -21,6 +21,9 @@ from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of, distance_between
 from hybrid_calc.errors import ReferenceFailed
 
+INTERMEDIATE = "intermediate"
+"""Name of every minimum between the user's ends while its place is not known."""
+
 SAME_IMAGE_ANG = 1e-3
 """An image whose distances differ by less from a label's carries that label, A."""
 
@@ -61,6 +64,11 @@ class Stop:
         if self.found is None:
             raise ReferenceFailed(f"{self.name} was never relaxed.")
         return self.found
+
+    @property
+    def inner(self) -> bool:
+        """Whether it lies between the user's ends."""
+        return self.name == INTERMEDIATE
 
     @property
     def bonds(self) -> frozenset[tuple[int, int]]:
@@ -120,6 +128,7 @@ class Step:
             self.progress,
             limits=limits,
             ends=(_label_of(minima[0]), _label_of(minima[1])),
+            inner=(start.inner, end.inner),
             through=through,
             start=through(self.path),
         )
@@ -157,6 +166,11 @@ class Step:
             self.progress.detours += not joined
             self.progress.phase = "confirm" if joined else "search"
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.finish.label is not None or self.progress.shelf is not None
+
     def conclude(self) -> list[str]:
         """Do what is wanted with the confirmed transition state; return what is missing.
 
@@ -165,6 +179,8 @@ class Step:
         ReferenceFailed, BudgetExhausted, RunInterrupted
             No more labels.
         """
+        if self.progress.shelf is not None:
+            return []
         label = self.search.saddle_label()
         if label is None:
             raise ReferenceFailed("a confirmed transition state has no label.")
@@ -177,7 +193,12 @@ class Step:
         surface, path = self.book.surface(), self.search.last_positions
         energies, _ = evaluate_surface(surface, path)
         barrier = half = fmax = float("nan")
-        if label is not None:
+        shelf = self.progress.shelf
+        if shelf is not None:
+            label = None
+            barrier = max(end.energy for end in self.search.ends) + shelf - low
+            half = float(self.book.half_widths(surface, path[:1], path[0])[0])
+        elif label is not None:
             barrier, fmax = label.energy - low, max_force(self.book.template, label)
             half = float(self.book.half_widths(surface, label.positions[None], path[0])[0])
         return ElementaryStep(
@@ -189,7 +210,8 @@ class Step:
             transition_state=None if label is None else label.positions,
             transition_fmax=fmax,
             curvatures=tuple(self.finish.curvatures or self.progress.curvatures),
-            confirmed=self.finish.label is not None and not self.finish.doubts,
+            confirmed=self.finished and not self.finish.doubts,
+            barrierless=shelf is not None,
             labels=self.book.asked,
             path=path,
             path_energies=energies - low,

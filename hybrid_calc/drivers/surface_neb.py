@@ -118,6 +118,7 @@ def _step_figures(step: ElementaryStep) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "joins": list(step.names),
         "confirmed": step.confirmed,
+        "barrierless": step.barrierless,
         "barrier_ev": number(step.barrier),
         "half_width_95_ev": number(step.half_width),
         "reaction_energy_ev": number(step.reaction_energy),

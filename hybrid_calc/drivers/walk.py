@@ -13,11 +13,15 @@ from hybrid_calc.correction.surface import SurfaceLabel
 from hybrid_calc.drivers.shape import free_directions
 
 MAX_STEP_ANG = 0.1
-"""Longest displacement of an atom in one step, A."""
+"""Longest displacement of an atom in one step towards a saddle, A."""
 
 
 def next_uphill(
-    template: Atoms, labels: Sequence[SurfaceLabel], hessian: NDArray[np.float64]
+    template: Atoms,
+    labels: Sequence[SurfaceLabel],
+    hessian: NDArray[np.float64],
+    *,
+    max_step: float = MAX_STEP_ANG,
 ) -> NDArray[np.float64]:
     """Return where a walk goes on: uphill along its softest mode, downhill along all others.
 
@@ -33,6 +37,8 @@ def next_uphill(
         Of the walk so far, the last one where it stands.
     hessian
         At the first of them, eV/A^2, shape (3N, 3N).
+    max_step
+        Longest displacement of an atom, A.
 
     Returns
     -------
@@ -49,7 +55,7 @@ def next_uphill(
     down = _rational_step(values[1:], slope[1:], sign=-1.0)
     step = (basis @ (vectors @ np.concatenate([up, down]))).reshape(-1, 3)
     longest = float(np.linalg.norm(step, axis=1).max())
-    return np.asarray(here.positions + step * min(1.0, MAX_STEP_ANG / max(longest, 1e-12)))
+    return np.asarray(here.positions + step * min(1.0, max_step / max(longest, 1e-12)))
 
 
 def _rational_step(

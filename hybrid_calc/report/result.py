@@ -69,7 +69,10 @@ def _step(step: Mapping[str, Any], *, named: bool) -> list[tuple[str, str]]:
     if named:
         force = _force(step["transition_fmax_ev_per_ang"])
         state = "" if step["confirmed"] else ", NOT CONFIRMED"
-        words = f"{_ev(step['barrier_ev'])}, {force}, {step['labels']} labels{state}"
+        height = f"{_ev(step['barrier_ev'])}, {force}"
+        if step["barrierless"]:
+            height = "no barrier above the higher of the two"
+        words = f"{height}, {step['labels']} labels{state}"
         rows.append((" to ".join(step["joins"]), words))
     if (polish := step.get("polish")) is not None:
         walk = f"{polish['labels']} labels, moved {polish['moved_ang']:.3f} A"

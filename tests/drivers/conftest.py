@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from numpy.polynomial import Polynomial
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import BudgetExhausted
@@ -71,6 +72,19 @@ def stepwise(positions):
     # s^2 (1 - s^2)^2 is 4/27 at its maxima, s^2 = 1/3.
     well = 0.8 * 27 / 4 * s**2 * (s**2 - 1) ** 2
     return well + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.9) ** 2
+
+
+SHELF_SLOPE = Polynomial.fromroots([-1.0, -0.5, 0.0, 0.1, 1.0])
+SHELF = 24.0 * (SHELF_SLOPE.integ() - SHELF_SLOPE.integ()(-1.0))
+
+
+def shelved(positions):
+    """A transfer over a shelf: minima at s = -1, 0 and 1, saddles at s = -0.5 and 0.1.
+
+    The first is 0.579 eV above the first minimum, the second 2.2 meV above the second one.
+    """
+    r01, r02, r12 = (distance(positions, i, j) for i, j in ((0, 1), (0, 2), (1, 2)))
+    return SHELF(r02 - r12) + 4.0 * (r01 - 2.4) ** 2 + 4.0 * (r02 + r12 - 2.9) ** 2
 
 
 def negative_modes(energy, positions):

@@ -7,19 +7,24 @@ import pytest
 from ase import Atoms
 
 from hybrid_calc.drivers.barrier import SearchLimits
+from hybrid_calc.drivers.labelling import LabelBook, surface_label
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.relax import RelaxResult
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shelf import highest_between, ways_off_shelf
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.drivers.walk import next_uphill
 from hybrid_calc.drivers.way import way_over
 from hybrid_calc.errors import ReferenceFailed
 from tests.drivers.conftest import (
+    SHELF,
     Reference,
     committee_of,
     distance,
     hop,
     negative_modes,
+    numerical,
+    shelved,
     stepwise,
     transfer,
 )
@@ -155,6 +160,117 @@ def test_the_reference_itself_tells_what_a_saddle_joins(ends, monkeypatch, truth
     # Along the ways downhill the band has no other top than the saddle.
     assert result.path_energies.max() <= result.barrier + 0.01
     assert reference.repeats() == 0
+
+
+# --- a minimum that is hardly one
+
+
+def nearly_shelved(positions):
+    return 0.9 * shelved(positions)
+
+
+@pytest.fixture
+def decisive(monkeypatch):
+    """What a saddle joins is always asked of the reference: a surface overlooks 2 meV."""
+    monkeypatch.setattr("hybrid_calc.drivers.search.DECISIVE_CONFIRMATIONS", 0)
+
+
+def over_shelf(ends, reference, **more):
+    return HybridNEB(*ends, committee_of(nearly_shelved), reference, QUICK, **more)
+
+
+@pytest.mark.usefixtures("decisive")
+def test_a_shelf_is_left_without_a_saddle(ends):
+    reference = Reference(shelved)
+    result = over_shelf(ends, reference).run()
+    assert result.confirmed, result.missing
+    assert [step.names for step in result.steps] == NAMES
+    first, second = result.steps
+    assert not first.barrierless
+    assert first.barrier == pytest.approx(SHELF(-0.5), abs=5e-3)
+    assert second.barrierless
+    assert second.confirmed
+    assert second.transition_state is None
+    # 2.2 meV above the middle by construction, whose relaxation may have stopped beside it.
+    assert 0 <= second.barrier <= 0.005
+    assert result.highest is first
+    assert result.transition_state is first.transition_state
+    # The path runs down to the product.
+    down = result.path_energies[QUICK.images - 1 :]
+    assert down.max() <= down[0] + 0.01
+    assert result.path_energies[-1] == pytest.approx(SHELF(1.0), abs=5e-3)
+    assert reference.repeats() == 0
+    assert calls_of(result) == len(reference.asked)
+
+
+@pytest.mark.usefixtures("decisive")
+@pytest.mark.parametrize("short", [1, 10, 40])
+def test_a_walk_off_a_shelf_that_was_killed_is_repeated_for_nothing(ends, short):
+    whole = Reference(shelved)
+    expected = over_shelf(ends, whole).run()
+    saved = []
+    first = Reference(shelved, budget=len(whole.asked) - short)
+    stopped = over_shelf(ends, first, save=saved.append).run()
+    assert not stopped.confirmed
+    second = Reference(shelved)
+    driver = over_shelf(ends, second)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert result.confirmed, result.missing
+    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert calls_of(result) == calls_of(expected)
+    assert np.array_equal(result.path, expected.path)
+    assert result.steps[1].barrier == expected.steps[1].barrier
+
+
+@pytest.mark.usefixtures("decisive")
+def test_the_users_own_end_is_no_shelf(ends):
+    # From the middle on downhill: a barrier of 2 meV is not told from none.
+    middle = Atoms("CCH", positions=hop(0.0))
+    result = over_shelf((middle, ends[1]), Reference(shelved)).run()
+    assert not result.confirmed
+
+
+def shelf_label(s, truth=shelved):
+    """A label at a place of the way, which runs at r02 + r12 = 2.9 A."""
+    here = hop(s)
+    near, far = 1.45 + s / 2, 1.45 - s / 2
+    x = (near**2 - far**2 + 2.4**2) / (2 * 2.4)
+    here[2] = [x, np.sqrt(near**2 - x**2), 0]
+    energy, forces = numerical(truth, here)
+    committee = committee_of(nearly_shelved)
+    return surface_label(Atoms("CCH", positions=here), committee, here, energy=energy, forces=forces)
+
+
+@pytest.mark.parametrize(
+    ("most", "found"),
+    [
+        pytest.param(0.005, True, id="2.2 meV are no barrier"),
+        pytest.param(0.0005, False, id="2.2 meV are a barrier"),
+    ],
+)
+def test_what_is_a_barrier_is_told(most, found):
+    reference = Reference(shelved)
+    low = shelf_label(0.0)
+    committee = committee_of(nearly_shelved)
+    book = LabelBook(Atoms("CCH", positions=low.positions), committee, reference, [low])
+    book.know([shelf_label(s) for s in (-0.1, 0.05, 0.15)])
+
+    def at_the_product(label):
+        return bool(distance(label.positions, 1, 2) < 1.0)
+
+    ways = ways_off_shelf(book, low, hop(1.0), at_the_product, max_rise=most)
+    ends = [at_the_product(way.last) for way in ways]
+    assert any(ends) is found
+
+
+def test_a_cubic_between_two_labels_shows_what_is_higher_there():
+    low, high = shelf_label(0.0), shelf_label(1.0)
+    over = highest_between(low, high)
+    energies = [shelf_label(s).energy for s in np.linspace(0.0, 0.4, 9)]
+    assert over >= max(low.energy, high.energy)
+    assert over == pytest.approx(max(energies), abs=0.1)
+    assert highest_between(low, low) == pytest.approx(low.energy)
 
 
 # --- which minima

@@ -1,0 +1,82 @@
+"""What a search has paid for since it last remembered itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from hybrid_calc.drivers.labelling import SAME_GEOMETRY, Answer, AskReference, LabelBook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One answer at a geometry, both (N, 3), A and eV/A; the energy in eV."""
+
+    positions: NDArray[np.float64]
+    energy: float
+    forces: NDArray[np.float64]
+
+
+class Receipts:
+    """The reference, which keeps every answer until what it was asked for is remembered.
+
+    A round that was killed is repeated from its start; asked the same again, it pays nothing.
+
+    Parameters
+    ----------
+    ask
+        The reference.
+    keep
+        Called after every answer that was paid for.
+    """
+
+    def __init__(self, ask: AskReference, keep: Callable[[], None]) -> None:
+        self._ask = ask
+        self._keep = keep
+        self._kept: list[Receipt] = []
+
+    def __call__(self, frame: Atoms, reason: str) -> Answer:
+        """Answer from what is kept, else from the reference; raises what that raises."""
+        for one in self._kept:
+            if np.abs(one.positions - frame.positions).max() < SAME_GEOMETRY:
+                return one
+        answer = self._ask(frame, reason)
+        positions = np.array(frame.positions)
+        self._kept.append(
+            Receipt(positions=positions, energy=answer.energy, forces=np.array(answer.forces))
+        )
+        self._keep()
+        return answer
+
+    def forget(self, books: Sequence[LabelBook]) -> None:
+        """Forget those whose labels are in a book."""
+        self._kept = [
+            one for one in self._kept if not any(book.find(one.positions) for book in books)
+        ]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return JSON-able data."""
+        return [
+            {
+                "positions": one.positions.tolist(),
+                "energy": one.energy,
+                "forces": one.forces.tolist(),
+            }
+            for one in self._kept
+        ]
+
+    def restore(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Go back to what `to_list` returned."""
+        self._kept = [
+            Receipt(
+                positions=np.array(one["positions"]),
+                energy=float(one["energy"]),
+                forces=np.array(one["forces"]),
+            )
+            for one in data
+        ]
