@@ -238,8 +238,8 @@ def shelf_label(s, truth=shelved):
     x = (near**2 - far**2 + 2.4**2) / (2 * 2.4)
     here[2] = [x, np.sqrt(near**2 - x**2), 0]
     energy, forces = numerical(truth, here)
-    committee = committee_of(nearly_shelved)
-    return surface_label(Atoms("CCH", positions=here), committee, here, energy=energy, forces=forces)
+    prior = committee_of(nearly_shelved)
+    return surface_label(Atoms("CCH", positions=here), prior, here, energy=energy, forces=forces)
 
 
 @pytest.mark.parametrize(
