@@ -9,11 +9,11 @@ Compared with benchmarks/neb_references.json (see neb_references.py) and, with -
 a climbing-image band on GFN2-xTB itself.  A run fails silently when it says "confirmed" but
 its transition state is not a first-order saddle of the reference that joins these ends, or
 lies more than 0.05 eV above the one refined from ts.xyz (where that one joins these ends at
-the level, or is a step of the way that was found: a barrier is not compared with that of
-another elementary step).  A way over intermediates is judged step by step; one said to have no
-barrier by a band on the reference, which may not rise by more than 0.02 eV.  Labels of DFT are
-kept in the store given by --cache: a run that is started again counts them, and solves none
-twice.
+the level, or is a step of the way that was found, whose step is then compared: a barrier is not
+compared with that of another elementary step; above_reference counts all that lie above).  A
+way over intermediates is judged step by step; one said to have no barrier by a band on the
+reference, which may not rise by more than 0.02 eV.  Labels of DFT are kept in the store given
+by --cache: a run that is started again counts them, and solves none twice.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def run_one(
         "level": ask.level.hash,
         "prior": result.highest.prior,
         "steps": [[*step.names, step.barrier, step.labels] for step in result.steps],
+        "pathways": [[one.barrier, one.steps, one.missing] for one in result.pathways],
         "seconds": time.perf_counter() - began,
         "forecasts": [one.to_dict() for one in result.forecasts],
     }
@@ -110,17 +111,24 @@ def judge(folder: Path, result: NEBResult, level: str, cache: Path | None) -> di
     """
     known = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
     wanted = known.get(level, {}).get(folder.name)
-    error = result.barrier - wanted["barrier_ev"] if wanted else float("nan")
+    above = result.barrier - wanted["barrier_ev"] if wanted else float("nan")
     sure = result.confirmed
     saddles = [judge_step(step, wanted, level, cache, sure=sure) for step in result.steps]
-    comparable = bool(wanted) and (
-        wanted.get("joins_ends", True) or any(one["same_saddle"] for one in saddles)
-    )
-    wrong = any(one["wrong"] for one in saddles) or (comparable and error > SILENT_EV)
+    error = float("nan")
+    if wanted and wanted.get("joins_ends", True):
+        error = above
+    elif wanted:
+        start = 0.0
+        for step, judged in zip(result.steps, saddles, strict=True):
+            if judged["same_saddle"]:
+                error = start + step.barrier - wanted["barrier_ev"]
+            start += step.reaction_energy
+    wrong = any(one["wrong"] for one in saddles) or error > SILENT_EV
     return {
-        "comparable": comparable,
+        "comparable": bool(np.isfinite(error)),
         "reference_barrier_ev": wanted["barrier_ev"] if wanted else float("nan"),
         "barrier_error_ev": error,
+        "above_reference_ev": above,
         "saddles": saddles,
         "silent_failure": bool(sure and wrong),
     }
@@ -233,6 +241,9 @@ def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
         f"interval_coverage{suffix}": coverage(forecasts),
         f"runs{suffix}": float(len(rows)),
         f"not_comparable{suffix}": float(sum(not row["comparable"] for row in rows)),
+        f"above_reference{suffix}": float(
+            sum(float(str(row["above_reference_ev"])) > SILENT_EV for row in sure)
+        ),
     }
 
 

@@ -54,8 +54,13 @@ class SearchLimits:
         its saddle joins is asked of the reference, as for every step of a longer way.
     max_steps
         Elementary steps that a way may have.
+    max_pathways
+        Pathways that are sought where a band is hard.
+    lower_ev
+        Another one is sought where the surface sees a band lower by more, eV.
     break_ang
-        How far the middle of a band is pushed to break its symmetry, A.
+        How far the middle of a band is pushed to break its symmetry, or to seek another
+        pathway where none was confirmed, A.
     """
 
     max_energy_error_ev: float = 0.03
@@ -76,6 +81,8 @@ class SearchLimits:
     max_failures: int = 12
     hard_band_labels: int = 12
     max_steps: int = 4
+    max_pathways: int = 3
+    lower_ev: float = 0.05
     break_ang: float = 0.3
 
 
@@ -148,6 +155,28 @@ class ElementaryStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathwayFound:
+    """A pathway that was sought.
+
+    Attributes
+    ----------
+    barrier
+        Its highest confirmed saddle above the reactant, eV; minus infinity without one.
+    steps
+        Elementary steps it was led over.
+    confirmed
+        Whether everything the driver checks holds for it.
+    missing
+        Why it was given up, in words; empty when confirmed.
+    """
+
+    barrier: float
+    steps: int
+    confirmed: bool
+    missing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NEBResult:
     """A barrier, what it rests on, and what is missing.
 
@@ -159,6 +188,8 @@ class NEBResult:
         What is missing, in words; empty when confirmed.
     steps
         From reactant to product; more than one where minima were found between them.
+    pathways
+        All that were sought, in that order; the lowest confirmed one has these steps.
     end_calls, interior_labels, confirmation_labels
         Reference calls: all minima, between them, and those that only confirm.
     forecasts
@@ -170,6 +201,7 @@ class NEBResult:
     confirmed: bool
     missing: str
     steps: tuple[ElementaryStep, ...]
+    pathways: tuple[PathwayFound, ...]
     end_calls: int
     interior_labels: int
     confirmation_labels: int

@@ -139,6 +139,11 @@ class BarrierSearch:
         else:
             self._search(surface)
 
+    def may_be_lower(self, energy: float) -> bool:
+        """Tell whether a band on the surface with all labels has its top below an energy, eV."""
+        band = relax_band(self.template, self.book.surface(), self.start)
+        return float(band.energies.max()) < energy
+
     def saddle_label(self) -> SurfaceLabel | None:
         """Return the label of the climbing image, if one was labelled."""
         known = self.progress.saddle
@@ -232,8 +237,9 @@ class BarrierSearch:
             self.progress.setbacks = self.progress.refinements = self.progress.confirmations = 0
             self.progress.phase = "confirm"
 
-    def _hard(self) -> bool:
-        """Tell whether no surface is believed about what the saddle joins.
+    @property
+    def hard(self) -> bool:
+        """Whether no surface is believed about what the saddle joins.
 
         Where ways fork and minima are shallow one was seen to lead to the wrong end.
         """
@@ -249,7 +255,7 @@ class BarrierSearch:
             self.progress.phase = "refine"
             return
         self.progress.confirmations += 1
-        if self._hard() or self.progress.confirmations > DECISIVE_CONFIRMATIONS:
+        if self.hard or self.progress.confirmations > DECISIVE_CONFIRMATIONS:
             self._descend(surface, label, here)
             return
         start = self._through(frames_at(self.template, here[None]))

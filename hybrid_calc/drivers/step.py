@@ -171,6 +171,11 @@ class Step:
         """Whether nothing is left to do."""
         return self.finish.label is not None or self.progress.shelf is not None
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether everything that is checked holds."""
+        return self.finished and not self.finish.doubts
+
     def conclude(self) -> list[str]:
         """Do what is wanted with the confirmed transition state; return what is missing.
 
@@ -210,7 +215,7 @@ class Step:
             transition_state=None if label is None else label.positions,
             transition_fmax=fmax,
             curvatures=tuple(self.finish.curvatures or self.progress.curvatures),
-            confirmed=self.finished and not self.finish.doubts,
+            confirmed=self.confirmed,
             barrierless=shelf is not None,
             labels=self.book.asked,
             path=path,

@@ -108,6 +108,15 @@ def _figures(result: NEBResult, run: SurfaceJob) -> dict[str, Any]:
         "known_labels": len(run.known),
         "forecasts": coverage_of(result.forecasts),
         "elementary_steps": [_step_figures(step) for step in result.steps],
+        "pathways": [
+            {
+                "barrier_ev": number(one.barrier),
+                "steps": one.steps,
+                "confirmed": one.confirmed,
+                "missing": one.missing,
+            }
+            for one in result.pathways
+        ],
         "profile": profile,
         "files": _write(result, run, profile),
     }

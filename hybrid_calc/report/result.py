@@ -60,6 +60,10 @@ def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     steps = summary["elementary_steps"]
     for step in steps:
         rows += _step(step, named=len(steps) > 1)
+    for other in summary["pathways"] if len(summary["pathways"]) > 1 else ():
+        state = "confirmed" if other["confirmed"] else f"given up: {other['missing']}"
+        words = f"{_ev(other['barrier_ev'])}, steps: {other['steps']}, {state}"
+        rows.append(("pathway sought", words))
     return [*rows, ("labels", counts or "none"), *_how(summary)]
 
 

@@ -1,0 +1,403 @@
+"""One pathway from reactant to product: its minima, its steps, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import ArrayLike, NDArray
+
+from hybrid_calc.correction.inflation import Forecast
+from hybrid_calc.correction.surface import PredictMany, SurfaceLabel
+from hybrid_calc.drivers.band import band_through
+from hybrid_calc.drivers.barrier import ElementaryStep, SearchLimits
+from hybrid_calc.drivers.labelling import Answer, AskReference, LabelBook, near_path
+from hybrid_calc.drivers.receipts import Receipts
+from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.saddle import modes_at
+from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.drivers.step import INTERMEDIATE, Step, Stop
+from hybrid_calc.drivers.way import way_over
+from hybrid_calc.errors import BudgetExhausted, HybridCalcError, ReferenceFailed, RunInterrupted
+
+MOST_INHERITED = 80
+"""Labels of the search so far that a new step is given; its cost grows with the cube of them."""
+
+
+SADDLE_EV_PER_ANG2 = -0.5
+"""A stationary point with a lower curvature on the surface is no minimum, eV/A^2."""
+
+
+class _LedBackError(RunInterrupted):
+    """A relaxation has taken on the bonds of a minimum that is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What every pathway of a search works with.
+
+    Attributes
+    ----------
+    template
+        The molecule with its constraints.
+    predict_many
+        The committee, or None.
+    label
+        The reference, for relaxations, which remember every label themselves.
+    receipts
+        The reference, for rounds.
+    settings, limits
+        Of the search.
+    known
+        Labels of the molecule from before.
+    record, remember
+        Called between two rounds, and after a label of a relaxation.
+    """
+
+    template: Atoms
+    predict_many: PredictMany | None
+    label: AskReference
+    receipts: Receipts
+    settings: NebSettings
+    limits: SearchLimits
+    known: Sequence[SurfaceLabel]
+    record: Callable[[], None]
+    remember: Callable[[], None]
+
+    def frame(self, positions: ArrayLike) -> Atoms:
+        """Return the molecule at positions (N, 3), A."""
+        frame: Atoms = self.template.copy()
+        frame.set_positions(positions, apply_constraint=False)
+        return frame
+
+    def book(self, state: Mapping[str, Any] | None = None) -> LabelBook:
+        """Return an empty book of labels, or the one of a state."""
+        process = self.settings.process
+        book = LabelBook(self.template, self.predict_many, self.receipts, settings=process)
+        if state is not None:
+            book.restore(state)
+        return book
+
+    def bonds(self, positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
+        """Return the bonded pairs at positions (N, 3), A."""
+        return bonds_of(self.template.numbers, positions)
+
+    def stop(self, name: str, start: ArrayLike, state: dict[str, Any] | None = None) -> Stop:
+        """Return a minimum that is to be relaxed from a start (N, 3), A."""
+        return Stop(name=name, atoms=self.frame(start), state=state)
+
+    def relax(
+        self,
+        stop: Stop,
+        labels: Sequence[SurfaceLabel] = (),
+        check: Callable[[Atoms], None] | None = None,
+    ) -> None:
+        """Relax a minimum, as far as labels go.
+
+        Parameters
+        ----------
+        stop
+            Changed: where it was found, and what that took.
+        labels
+            Of this search, beside those from before.
+        check
+            Called before every label; what it raises ends the relaxation.
+
+        Raises
+        ------
+        ReferenceFailed, BudgetExhausted, RunInterrupted
+            There was not one label; with a check, not enough of them.
+        """
+        ended: list[HybridCalcError] = []
+
+        def save(state: Mapping[str, Any]) -> None:
+            stop.state = dict(state)
+            self.remember()
+
+        def label(frame: Atoms, reason: str) -> Answer:
+            if check is not None:
+                check(frame)
+            try:
+                return self.label(frame, f"{stop.name}: {reason}")
+            except (BudgetExhausted, RunInterrupted) as error:
+                ended.append(error)
+                raise
+
+        driver = HybridRelax(
+            stop.atoms,
+            self.predict_many,
+            label,
+            self.settings.ends,
+            known=[*self.known, *labels],
+            save=save,
+        )
+        if stop.state is not None:
+            driver.restore(stop.state)
+        stop.found = driver.run()
+        stop.state = driver.state()  # without a label of its own nothing was saved
+        if ended and check is not None:
+            raise ended[0]
+
+
+class Pathway:
+    """A way over minima and saddles, searched step by step.
+
+    Parameters
+    ----------
+    means
+        Of the search.
+    ends
+        Reactant and product.
+    state
+        Of one that was begun before.
+
+    Attributes
+    ----------
+    stops
+        Its minima, both ends included.
+    steps
+        Between them; empty before `set_out`.
+    missing
+        Why it was given up, in words; empty so far.
+    """
+
+    def __init__(
+        self, means: Means, ends: tuple[Stop, Stop], state: Mapping[str, Any] | None = None
+    ) -> None:
+        self.means = means
+        self.stops = list(ends)
+        self.steps: list[Step] = []
+        self.missing = ""
+        self._trials: list[Stop] = []
+        self._left: list[LabelBook] = []
+        self._spent: list[LabelBook] = []
+        self._begun: list[Mapping[str, Any]] = []
+        if state is not None:
+            between, self._trials = (
+                [means.stop(**one) for one in state[name]] for name in ("between", "trials")
+            )
+            self._spent, self._left = (
+                [means.book(one) for one in state[name]] for name in ("spent", "left")
+            )
+            self.stops[1:1] = between
+            self.missing = state["missing"]
+            self._begun = list(state["steps"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, JSON-able."""
+        steps: list[Mapping[str, Any]] = [step.to_dict() for step in self.steps]
+        return {
+            "between": [stop.to_dict() for stop in self.stops[1:-1]],
+            "steps": steps or self._begun,
+            "spent": [book.to_dict() for book in self._spent],
+            "trials": [trial.to_dict() for trial in self._trials],
+            "left": [book.to_dict() for book in self._left],
+            "missing": self.missing,
+        }
+
+    def set_out(self, path: Sequence[Atoms] = (), labels: Sequence[SurfaceLabel] = ()) -> None:
+        """Begin with one step from end to end, or where a run was stopped.
+
+        Parameters
+        ----------
+        path
+            Geometries that the first band is led through.
+        labels
+            Of other pathways.
+        """
+        if not self._begun:
+            self.steps = [self._step(self.stops[0], self.stops[-1], path, labels)]
+            return
+        for stop in self.stops[1:-1]:
+            self.means.relax(stop)
+        for pair, state in zip(pairwise(self.stops), self._begun, strict=True):
+            between = [self.means.frame(one) for one in state["path"]]
+            self.steps.append(self._step(*pair, between))
+            self.steps[-1].restore(state)
+
+    def settle(self) -> None:
+        """Finish what is confirmed of one that is not taken up again; it costs nothing."""
+        for step in self.steps:
+            if step.progress.done:
+                step.conclude()
+
+    @property
+    def unfinished(self) -> Step | None:
+        """The first step that is not finished."""
+        return next((step for step in self.steps if not step.finished), None)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether everything holds that is checked, for every step."""
+        return not self.missing and all(step.confirmed for step in self.steps)
+
+    @property
+    def height(self) -> float:
+        """Energy of the highest saddle confirmed so far, eV; minus infinity without one."""
+        tops = [step.finish.label for step in self.steps]
+        return max((top.energy for top in tops if top is not None), default=-np.inf)
+
+    @property
+    def hard(self) -> bool:
+        """Whether it was so hard to find that another one may well be lower."""
+        return len(self.steps) > 1 or any(step.search.hard for step in self.steps)
+
+    @property
+    def books(self) -> list[LabelBook]:
+        """Labels of its steps, those that it was not led over in the end first."""
+        return [*self._spent, *(step.book for step in self.steps)]
+
+    @property
+    def minima_calls(self) -> int:
+        """Reference calls for minima between the ends and beside the way."""
+        between = sum(stop.minimum.reference_calls for stop in self.stops[1:-1])
+        return between + sum(book.asked for book in self._left)
+
+    @property
+    def minima_forecasts(self) -> list[Forecast]:
+        """What surfaces had said about the labels of these."""
+        between = [one for stop in self.stops[1:-1] for one in stop.minimum.forecasts]
+        return between + [one for book in self._left for one in book.forecasts]
+
+    def results(self) -> tuple[ElementaryStep, ...]:
+        """Return its steps as they stand."""
+        between = [f"intermediate {index + 1}" for index in range(len(self.stops) - 2)]
+        names = pairwise(["reactant", *between, "product"])
+        return tuple(step.result(pair) for step, pair in zip(self.steps, names, strict=True))
+
+    def advance(self, step: Step) -> None:
+        """Take one round of a step, or follow what the last one found.
+
+        Raises
+        ------
+        ReferenceFailed, BudgetExhausted, RunInterrupted
+            No more labels.
+        """
+        if step.progress.done:
+            self.missing = "; ".join(step.conclude())
+            return
+        if not self._trials and step.progress.elsewhere is None:
+            step.search.round()
+            self._trials = self._leads(step)
+            if not self._trials and step.progress.elsewhere is None:
+                if impatient := step.search.patience():
+                    self.missing = "; ".join([*impatient, step.progress.doubt])
+                return
+        self.means.record()
+        self._follow(step)
+        if len(self.steps) > self.means.limits.max_steps:
+            self.missing = f"the way has more than {self.means.limits.max_steps} steps"
+
+    def _step(
+        self,
+        start: Stop,
+        end: Stop,
+        between: Sequence[Atoms] = (),
+        labels: Sequence[SurfaceLabel] = (),
+    ) -> Step:
+        """Return a new step; of labels known before it those near its first band."""
+        means, book = self.means, self.means.book()
+        ends = [stop.minimum.atoms for stop in (start, end)]
+        band = band_through([ends[0], *between, ends[1]], means.settings.images)
+        book.know(near_path(means.template, band, means.known))
+        book.know(near_path(means.template, band, labels, most=MOST_INHERITED))
+        return Step(
+            start, end, book, means.settings, means.limits, path=between, record=means.record
+        )
+
+    def _step_over(
+        self, pair: tuple[Stop, Stop], saddle: SurfaceLabel | None, labels: Sequence[SurfaceLabel]
+    ) -> Step:
+        """Return a new step, which has its saddle already where that was found."""
+        if saddle is None:
+            return self._step(*pair, labels=labels)
+        step = self._step(*pair, [self.means.frame(saddle.positions)], labels)
+        step.at_saddle(saddle)
+        return step
+
+    def _leads(self, step: Step) -> list[Stop]:
+        """Return where minima that the way leads over may lie, to be relaxed."""
+        known = {stop.bonds for stop in self.stops}
+        if step.progress.elsewhere is None:
+            label = step.search.third_structure(known)
+            places = [] if label is None else [label.positions.tolist()]
+        else:
+            ends = step.progress.elsewhere
+            places = [one for one in ends if self.means.bonds(np.array(one)) not in known]
+        step.progress.tried += places
+        return [self.means.stop(INTERMEDIATE, one) for one in places]
+
+    def _follow(self, step: Step) -> None:
+        """Relax what may lie on the way, and lead the way over it."""
+        for trial in self._trials:
+            # What the reference refuses is no lead.
+            with suppress(ReferenceFailed, _LedBackError):
+                self._relax(trial)
+        elsewhere, saddle = step.progress.elsewhere, step.search.saddle_label()
+        places = elsewhere or [trial.atoms.positions for trial in self._trials]
+        sides = [self._side(np.array(one)) for one in places]
+        found = [trial for trial in self._trials if trial.found is not None]
+        labels = [label for trial in found for label in trial.minimum.labels]
+        self._trials = []
+        stops = way_over(self.stops, step.start, [one for one in sides if one is not None])
+        self._leave([trial for trial in found if trial not in stops])
+        if stops == self.stops:
+            step.turn_back(labels, joined={step.start, step.end} == set(sides))
+            return
+        kept = {(step.start, step.end): step for step in self.steps}
+        pairs = list(pairwise(stops))
+        old = [one for pair, one in kept.items() if pair not in pairs]
+        labels += [label for one in old for label in one.book.labels]
+        self._spent += [one.book for one in old]
+        self._leave([stop for stop in self.stops if stop not in stops])
+        self.stops, self.steps = stops, []
+        for pair in pairs:
+            over = saddle if elsewhere is not None and set(pair) == set(sides) else None
+            self.steps.append(kept.get(pair) or self._step_over(pair, over, labels))
+
+    def _relax(self, trial: Stop) -> None:
+        """Relax what may be a minimum of its own; one that was cut short is no result."""
+        bonds = self.means.bonds(trial.atoms.positions)
+        labels = [label for step in self.steps for label in step.book.labels]
+
+        def check(frame: Atoms) -> None:
+            trial.leads_to = self._stop_with(self.means.bonds(frame.positions))
+            if trial.leads_to is not None:
+                raise _LedBackError(f"it leads back to the {trial.leads_to.name}")
+
+        same = [label for label in labels if self.means.bonds(label.positions) == bonds]
+        self.means.relax(trial, same, check)
+
+    def _side(self, positions: NDArray[np.float64]) -> Stop | None:
+        """Return the minimum that a place (N, 3), A, belongs to, None where it was not found."""
+        for trial in self._trials:
+            if np.array_equal(trial.atoms.positions, positions):
+                if trial.leads_to is not None or trial.found is None:
+                    return trial.leads_to
+                known = self._stop_with(trial.bonds)
+                return known or (trial if self._is_minimum(trial) else None)
+        return self._stop_with(self.means.bonds(positions))
+
+    def _is_minimum(self, trial: Stop) -> bool:
+        """Tell whether it was found and is no saddle that symmetry kept it on."""
+        if not trial.minimum.confirmed or trial.state is None:
+            return False
+        book, here = self.means.book(trial.state["book"]), trial.minimum.atoms.positions
+        labels = [label for step in self.steps for label in step.book.labels]
+        book.know(near_path(self.means.template, here[None], labels))
+        curvatures, _ = modes_at(self.means.template, book.surface(), here)
+        return bool(curvatures[0] > SADDLE_EV_PER_ANG2)
+
+    def _leave(self, stops: Sequence[Stop]) -> None:
+        """Remember what relaxations cost whose minima are not on the way."""
+        states = [stop.state for stop in stops if stop.state is not None]
+        self._left += [self.means.book(state["book"]) for state in states]
+
+    def _stop_with(self, bonds: frozenset[tuple[int, int]]) -> Stop | None:
+        return next((stop for stop in self.stops if stop.bonds == bonds), None)

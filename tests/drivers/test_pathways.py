@@ -1,0 +1,117 @@
+"""More than one pathway: when another one is sought, which is the result, what it costs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hybrid_calc.drivers.barrier import SearchLimits
+from hybrid_calc.drivers.neb import HybridNEB
+from hybrid_calc.drivers.search import BarrierSearch
+from hybrid_calc.drivers.settings import NebSettings
+from tests.drivers.conftest import Reference, committee_of, stepwise, transfer
+
+QUICK = NebSettings(images=7)
+HARD = SearchLimits(hard_band_labels=1)
+"""Every band is a hard one."""
+
+
+def near(positions):
+    return transfer(positions, barrier=0.6, stiffness=5.0)
+
+
+def search(ends, reference, settings=QUICK, **more):
+    return HybridNEB(*ends, committee_of(near), reference, settings, limits=HARD, **more)
+
+
+def calls_of(result):
+    return result.end_calls + result.interior_labels + result.confirmation_labels
+
+
+@pytest.fixture
+def hopeful(monkeypatch):
+    """The surface always sees a lower band."""
+    monkeypatch.setattr(BarrierSearch, "may_be_lower", lambda *_: True)
+
+
+def test_a_lower_one_is_not_sought_where_the_surface_sees_none(ends):
+    result = search(ends, Reference(transfer)).run()
+    assert result.confirmed, result.missing
+    assert [one.confirmed for one in result.pathways] == [True]
+    assert result.pathways[0].barrier == result.barrier
+
+
+def test_the_surface_sees_a_band_only_below_what_it_is(ends):
+    driver = search(ends, Reference(transfer))
+    result = driver.run()
+    bands = driver._pathways[0].steps[0].search
+    top = result.barrier + float(result.reactant.get_potential_energy())
+    assert not bands.may_be_lower(top - 0.02)
+    assert bands.may_be_lower(top + 0.02)
+
+
+@pytest.mark.usefixtures("hopeful")
+@pytest.mark.parametrize("truth", [transfer, stepwise])
+def test_another_one_that_is_no_lower_changes_nothing(ends, truth):
+    reference = Reference(truth)
+    result = search(ends, reference).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert 1 < len(result.pathways) <= HARD.max_pathways
+    confirmed = [one.barrier for one in result.pathways if one.confirmed]
+    assert result.barrier == min(confirmed)
+    assert all(bool(one.missing) != one.confirmed for one in result.pathways)
+    # They share their labels.
+    assert reference.repeats() == 0
+    assert calls_of(result) == len(reference.asked)
+
+
+def test_where_one_is_given_up_another_goes_on_with_its_labels(ends):
+    reference = Reference(transfer)
+    few = QUICK.model_copy(update={"max_labels": 3})
+    result = search(ends, reference, few).run()
+    assert "labels were not enough" in result.pathways[0].missing
+    assert len(result.pathways) > 1
+    assert result.confirmed == result.pathways[-1].confirmed
+    assert bool(result.missing) != result.confirmed
+    assert reference.repeats() == 0
+    assert calls_of(result) == len(reference.asked)
+
+
+@pytest.mark.usefixtures("hopeful")
+def test_a_path_of_the_users_is_not_left(ends):
+    whole = search(ends, Reference(transfer)).run()
+    guess = ends[0].copy()
+    guess.positions = whole.transition_state
+    result = search(ends, Reference(transfer), path=[guess]).run()
+    assert result.confirmed, result.missing
+    assert len(result.pathways) == 1
+
+
+@pytest.mark.usefixtures("hopeful")
+@pytest.mark.parametrize("short", [1, 3, 6, 10])
+def test_a_search_that_was_killed_goes_on_where_it_was(ends, short):
+    whole = Reference(stepwise)
+    expected = search(ends, whole).run()
+    saved = []
+    first = Reference(stepwise, budget=len(whole.asked) - short)
+    search(ends, first, save=saved.append).run()
+    second = Reference(stepwise)
+    driver = search(ends, second)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert result.confirmed, result.missing
+    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert result.pathways == expected.pathways
+    assert calls_of(result) == calls_of(expected)
+    assert np.array_equal(result.path, expected.path)
+
+
+@pytest.mark.usefixtures("hopeful")
+def test_a_budget_that_ends_while_a_lower_one_is_sought_is_said(ends):
+    whole = Reference(stepwise)
+    search(ends, whole).run()
+    result = search(ends, Reference(stepwise, budget=len(whole.asked) - 1)).run()
+    assert not result.confirmed
+    assert "spent" in result.missing
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
