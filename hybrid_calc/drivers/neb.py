@@ -24,6 +24,9 @@ from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import ReferenceFailed
 
+ASIDE = 3
+"""Bands led beside the first one that are looked at when another pathway is sought."""
+
 SAME_END_ANG = 0.05
 """A frame of a user's path whose distances differ by less from an end's is that end, A."""
 
@@ -202,13 +205,14 @@ class HybridNEB:
             return None
         labels = [label for one in tried for book in one.books for label in book.labels]
         lowest = self._lowest(tried)
-        pathway = Pathway(means, self._ends)
-        if np.isinf(lowest):
-            pathway.set_out([self._aside(means, len(tried))], labels)
-            return pathway
-        pathway.set_out(labels=labels)
-        lower = pathway.steps[0].search.may_be_lower(lowest - self.limits.lower_ev)
-        return pathway if lower else None
+        led = [self._aside(means, len(tried) + number) for number in range(ASIDE)]
+        bands = [[], *([one] for one in led)] if np.isfinite(lowest) else [led[:1]]
+        begun = [Pathway(means, self._ends) for _ in bands]
+        for pathway, path in zip(begun, bands, strict=True):
+            pathway.set_out(path, labels)
+        tops = [one.steps[0].search.top_on_surface() for one in begun]
+        best = int(np.argmin(tops))
+        return begun[best] if tops[best] < lowest - self.limits.lower_ev else None
 
     def _aside(self, means: Means, number: int) -> Atoms:
         """Return a geometry beside the middle of the first band, to lead another one through."""

@@ -139,10 +139,10 @@ class BarrierSearch:
         else:
             self._search(surface)
 
-    def may_be_lower(self, energy: float) -> bool:
-        """Tell whether a band on the surface with all labels has its top below an energy, eV."""
+    def top_on_surface(self) -> float:
+        """Return the highest energy of the first band, relaxed on the surface, eV."""
         band = relax_band(self.template, self.book.surface(), self.start)
-        return float(band.energies.max()) < energy
+        return float(band.energies.max())
 
     def saddle_label(self) -> SurfaceLabel | None:
         """Return the label of the climbing image, if one was labelled."""

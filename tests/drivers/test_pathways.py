@@ -31,7 +31,7 @@ def calls_of(result):
 @pytest.fixture
 def hopeful(monkeypatch):
     """The surface always sees a lower band."""
-    monkeypatch.setattr(BarrierSearch, "may_be_lower", lambda *_: True)
+    monkeypatch.setattr(BarrierSearch, "top_on_surface", lambda _: -np.inf)
 
 
 def test_a_lower_one_is_not_sought_where_the_surface_sees_none(ends):
@@ -41,13 +41,12 @@ def test_a_lower_one_is_not_sought_where_the_surface_sees_none(ends):
     assert result.pathways[0].barrier == result.barrier
 
 
-def test_the_surface_sees_a_band_only_below_what_it_is(ends):
+def test_the_surface_sees_the_confirmed_saddle_on_top_of_its_band(ends):
     driver = search(ends, Reference(transfer))
     result = driver.run()
-    bands = driver._pathways[0].steps[0].search
-    top = result.barrier + float(result.reactant.get_potential_energy())
-    assert not bands.may_be_lower(top - 0.02)
-    assert bands.may_be_lower(top + 0.02)
+    top = driver._pathways[0].steps[0].search.top_on_surface()
+    low = float(result.reactant.get_potential_energy())
+    assert top - low == pytest.approx(result.barrier, abs=0.02)
 
 
 @pytest.mark.usefixtures("hopeful")
