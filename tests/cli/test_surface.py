@@ -438,6 +438,9 @@ def test_a_way_over_an_intermediate_is_shown_and_written_step_by_step(jobs, tmp_
     ]
     heights = [step["barrier_ev"] for step in summary["elementary_steps"]]
     assert heights == pytest.approx([0.8, 0.8], abs=5e-3)  # by construction
+    assert not any(step["barrierless"] for step in summary["elementary_steps"])
+    assert summary["pathways"][0]["steps"] == 2
+    assert all(one["confirmed"] == (not one["missing"]) for one in summary["pathways"])
     assert "reactant to intermediate 1" in ended.out
     saddles = ase.io.read(output / summary["files"]["transition_states"], ":")
     (middle,) = ase.io.read(output / summary["files"]["intermediates"], ":")
