@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel
-from hybrid_calc.drivers.barrier import Progress, SearchLimits
+from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.downhill import descend_on_reference
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
+from hybrid_calc.drivers.progress import Progress
 from hybrid_calc.drivers.saddle import Descent, Saddle, descend, judge_saddle, pushed
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of

@@ -15,7 +15,8 @@ from hybrid_calc.drivers.barrier import NEBResult, PathwayFound, SearchLimits
 from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
 from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import NO_MORE_LABELS, AskReference
-from hybrid_calc.drivers.pathway import Means, Pathway
+from hybrid_calc.drivers.means import Means
+from hybrid_calc.drivers.pathway import Pathway
 from hybrid_calc.drivers.polish import require_sella
 from hybrid_calc.drivers.receipts import Receipts
 from hybrid_calc.drivers.relax import SaveState

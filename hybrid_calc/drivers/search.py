@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
 from hybrid_calc.drivers.band import Band, relax_band
-from hybrid_calc.drivers.barrier import Progress, SearchLimits
+from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.confirm import SaddleCheck
 from hybrid_calc.drivers.labelling import CONFORMER_ANG, NORMAL_95, LabelBook, max_force
+from hybrid_calc.drivers.progress import Progress
 from hybrid_calc.drivers.saddle import (
     Descent,
     Saddle,

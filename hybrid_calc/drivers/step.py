@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import SurfaceLabel, evaluate_surface
 from hybrid_calc.drivers.band import band_through
-from hybrid_calc.drivers.barrier import ElementaryStep, Progress, SearchLimits
+from hybrid_calc.drivers.barrier import ElementaryStep, SearchLimits
 from hybrid_calc.drivers.finish import Finish
 from hybrid_calc.drivers.labelling import LabelBook, max_force
+from hybrid_calc.drivers.progress import Progress
 from hybrid_calc.drivers.relax import RelaxResult
 from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
