@@ -168,8 +168,7 @@ def judge_step(
         ask = reference_of(level, cache)
         hessian = hessian_of(ask, atoms, step.transition_state)
         curvatures = curvatures_of(atoms, step.transition_state, hessian)
-        careful = level == "xtb"  # hundreds of calls
-        found = downhill_bonds(ask, atoms, step.transition_state, hessian, careful=careful)
+        found = downhill_bonds(ask, atoms, step.transition_state, hessian, careful=True)
         joins = set(found) == ends
         verdict["judging_calls"] = ask.calls
     negative = int((curvatures < CLEARLY_NEGATIVE).sum())

@@ -28,6 +28,9 @@ from hybrid_calc.errors import ReferenceFailed
 ASIDE = 3
 """Bands led beside the first one that are looked at when another pathway is sought."""
 
+SAME_HEIGHT_EV = 0.01
+"""A pathway is lower than another one by more, eV."""
+
 SAME_END_ANG = 0.05
 """A frame of a user's path whose distances differ by less from an end's is that end, A."""
 
@@ -191,7 +194,7 @@ class HybridNEB:
                 pathway.advance(step)
             except ReferenceFailed as error:
                 pathway.missing = f"the reference gave no label: {error}"
-            if not pathway.missing and pathway.height >= lowest:
+            if not pathway.missing and pathway.height > lowest - SAME_HEIGHT_EV:
                 pathway.missing = "it is no lower than another one"
             self._record()
 
