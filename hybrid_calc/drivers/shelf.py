@@ -35,6 +35,9 @@ SOFT_MODES = 2
 NUDGE_ANG = 0.05
 """How far they are followed before the walk begins, and its longest step, A."""
 
+SAME_ANG = 0.3
+"""So flat a minimum is where all atoms are nearer to it, A."""
+
 LEAST_UPHILL, MOST_UPHILL = 3, 25
 """Labels of one walk."""
 
@@ -115,9 +118,11 @@ def ways_off_shelf(
             if top is None or top.energy > minimum.energy + max_rise:
                 continue
             saddle = judge_saddle(book.template, book.surface(), top.positions, inflation=1.0)
-            one, two = (_down(book, start, ends, top) for start in pushed(saddle))
+            one, two = ([top, *_down(book, start, ends, top)] for start in pushed(saddle))
             for back, forth in ((one, two), (two, one)):
-                found = way_over([*back[::-1], top, *forth])
+                if displacement_between(back[-1].positions, low.positions) > SAME_ANG:
+                    continue
+                found = way_over([*back[::-1], *forth[1:]])
                 if found.rise <= max_rise:
                     yield found
 
