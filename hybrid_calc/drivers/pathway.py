@@ -128,8 +128,15 @@ class Pathway:
 
     @property
     def height(self) -> float:
-        """Energy of the highest saddle confirmed so far, eV; minus infinity without one."""
-        tops = [step.finish.label for step in self.steps]
+        """Energy of the highest saddle so far, eV; minus infinity without one.
+
+        One that is being confirmed counts: a pathway over it is no lower.
+        """
+        confirming = [step.progress.phase == "confirm" for step in self.steps]
+        tops = [
+            step.search.saddle_label() if at_saddle else step.finish.label
+            for step, at_saddle in zip(self.steps, confirming, strict=True)
+        ]
         return max((top.energy for top in tops if top is not None), default=-np.inf)
 
     @property

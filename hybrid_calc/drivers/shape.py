@@ -99,11 +99,15 @@ def part_clashes(
     return here
 
 
+def pair_lengths(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return all interatomic distances of a geometry (N, 3), A, shape (N (N - 1) / 2,)."""
+    first, second = np.triu_indices(len(positions), k=1)
+    return np.asarray(np.linalg.norm(positions[first] - positions[second], axis=1))
+
+
 def distance_between(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
     """Return the largest change of an interatomic distance between two geometries, A."""
-    first, second = np.triu_indices(len(one), k=1)
-    lengths = [np.linalg.norm(x[first] - x[second], axis=1) for x in (one, two)]
-    return float(np.abs(lengths[0] - lengths[1]).max(initial=0.0))
+    return float(np.abs(pair_lengths(one) - pair_lengths(two)).max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
