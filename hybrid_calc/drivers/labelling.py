@@ -71,7 +71,7 @@ MOST_KNOWN = 30
 MOST_UNTHINNED = 40
 """A surface of more labels leaves out those"""
 
-THIN_ANG = 0.1
+THIN_ANG = 0.05
 """whose distances all differ by less from those of one that it has, A."""
 
 
