@@ -25,7 +25,7 @@ from hybrid_calc.correction.surface import (
     frames_at,
     surface_std,
 )
-from hybrid_calc.drivers.shape import distance_between, frozen_atoms, pair_lengths
+from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.errors import (
     BudgetExhausted,
     PredictionFailed,
@@ -66,13 +66,6 @@ CONFORMER_ANG = 0.5
 
 MOST_KNOWN = 30
 """Labels from before that one surface is given; its cost grows with the cube of them."""
-
-
-MOST_UNTHINNED = 40
-"""A surface of more labels leaves out those"""
-
-THIN_ANG = 0.05
-"""whose distances all differ by less from those of one that it has, A."""
 
 
 class LabelBook:
@@ -135,7 +128,7 @@ class LabelBook:
         settings = replace(self.settings, min_amplitude_ev=floor)
         prior: PriorName | None = "none" if self.predict_many is None else None
         predict = self.predict_many or no_committee
-        return fit_surface(self.template, predict, self._telling(), settings, prior=prior)
+        return fit_surface(self.template, predict, self.usable(), settings, prior=prior)
 
     def usable(self) -> list[SurfaceLabel]:
         """Return the labels that are not beyond sense."""
@@ -212,27 +205,6 @@ class LabelBook:
         self.labels = [SurfaceLabel.from_dict(one) for one in data["labels"]]
         self.reasons = [str(one) for one in data["reasons"]]
         self.forecasts = [Forecast.from_dict(one) for one in data["forecasts"]]
-
-    def _telling(self) -> list[SurfaceLabel]:
-        """Return the labels a surface is fitted to: all of them, or the many without repetition.
-
-        Walks on the reference leave labels so close that one says what the next one does.
-        """
-        told = [
-            (reason.startswith(("confirmation", "known")), label)
-            for reason, label in zip(self.reasons, self.labels, strict=True)
-            if self._makes_sense(label)
-        ]
-        if len(told) <= MOST_UNTHINNED:
-            return [label for _, label in told]
-        lengths = np.array([pair_lengths(label.positions) for _, label in told])
-        kept = [index for index, (optional, _) in enumerate(told) if not optional]
-        for index, (optional, _) in reversed(list(enumerate(told))):  # minima come last
-            if optional and (
-                not kept or np.abs(lengths[kept] - lengths[index]).max(axis=1).min() > THIN_ANG
-            ):
-                kept.append(index)
-        return [told[index][1] for index in sorted(kept)]
 
     def _pay(self, positions: NDArray[np.float64], reason: str) -> SurfaceLabel:
         frame = self.template.copy()

@@ -98,7 +98,8 @@ def ways_off_shelf(
         return arrived(label) or max_force(book.template, label) < FLAT
 
     def way_over(labels: list[SurfaceLabel]) -> ShelfWay:
-        highest = max(highest_between(one, two) for one, two in pairwise(labels))
+        pairs = pairwise(labels)
+        highest = max((highest_between(*pair) for pair in pairs), default=labels[0].energy)
         return ShelfWay(
             rise=max(highest, minimum.energy) - minimum.energy,
             way=Descent(walked=np.array([one.positions for one in labels]), unsure=False),
