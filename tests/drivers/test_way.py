@@ -264,6 +264,22 @@ def test_what_is_a_barrier_is_told(most, found):
     assert any(ends) is found
 
 
+def test_walks_that_only_go_up_are_no_way(monkeypatch):
+    wall = np.zeros((3, 3))
+    wall[1, 0] = 0.3  # of the stiff distance
+
+    def up(saddle):
+        return [saddle.positions + wall, saddle.positions - wall]
+
+    monkeypatch.setattr("hybrid_calc.drivers.shelf.pushed", up)
+    low = shelf_label(0.0)
+    prior = committee_of(nearly_shelved)
+    book = LabelBook(Atoms("CCH", positions=low.positions), prior, Reference(shelved), [low])
+    ways = list(ways_off_shelf(book, low, hop(1.0), lambda _: True, max_rise=0.005))
+    assert ways  # they end where they begin
+    assert all(distance(way.last.positions, 1, 2) > 1.2 for way in ways)
+
+
 def test_a_cubic_between_two_labels_shows_what_is_higher_there():
     low, high = shelf_label(0.0), shelf_label(1.0)
     over = highest_between(low, high)
