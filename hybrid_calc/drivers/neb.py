@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from hybrid_calc.calculator import HybridHandle
 from hybrid_calc.correction.surface import PredictMany, SurfaceLabel, refuse_periodic
@@ -21,12 +22,15 @@ from hybrid_calc.drivers.polish import require_sella
 from hybrid_calc.drivers.receipts import Receipts
 from hybrid_calc.drivers.relax import SaveState
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import distance_between, frozen_atoms
+from hybrid_calc.drivers.shape import bonds_of, distance_between, frozen_atoms
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import ReferenceFailed
 
 ASIDE = 3
 """Bands led beside the first one that are looked at when another pathway is sought."""
+
+MOST_PLACES = 3
+"""Where minima to lead another pathway over are sought."""
 
 SAME_HEIGHT_EV = 0.01
 """A pathway is lower than another one by more, eV."""
@@ -216,7 +220,30 @@ class HybridNEB:
             pathway.set_out(path, labels)
         tops = [one.steps[0].search.top_on_surface() for one in begun]
         best = int(np.argmin(tops))
-        return begun[best] if tops[best] < lowest - self.limits.lower_ev else None
+        if tops[best] < lowest - self.limits.lower_ev:
+            return begun[best]
+        places = self._between(lowest - self.limits.lower_ev)
+        if not places:
+            return None
+        pathway = Pathway(means, self._ends, over=places)
+        pathway.set_out(labels=labels)
+        return pathway
+
+    def _between(self, highest: float) -> list[NDArray[np.float64]]:
+        """Return labelled places (N, 3), A, whose bonds no minimum so far has, lowest first.
+
+        One for every such graph, below an energy, eV.
+        """
+        numbers = self.reactant.numbers
+        known = {stop.bonds for one in self._pathways for stop in one.stops}
+        labels = [label for one in self._pathways for book in one.books for label in book.usable()]
+        places: list[NDArray[np.float64]] = []
+        for label in sorted(labels, key=lambda one: one.energy):
+            bonds = bonds_of(numbers, label.positions)
+            if bonds not in known and label.energy < highest and len(places) < MOST_PLACES:
+                known.add(bonds)
+                places.append(label.positions)
+        return places
 
     def _aside(self, means: Means, number: int) -> Atoms:
         """Return a geometry beside the middle of the first band, to lead another one through."""

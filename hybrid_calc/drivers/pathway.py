@@ -45,6 +45,9 @@ class Pathway:
         Reactant and product.
     state
         Of one that was begun before.
+    over
+        Places (N, 3), A, where a minimum may lie that the way is to be led over, the first
+        one that is found; without any it is searched from end to end.
 
     Attributes
     ----------
@@ -57,7 +60,12 @@ class Pathway:
     """
 
     def __init__(
-        self, means: Means, ends: tuple[Stop, Stop], state: Mapping[str, Any] | None = None
+        self,
+        means: Means,
+        ends: tuple[Stop, Stop],
+        state: Mapping[str, Any] | None = None,
+        *,
+        over: Sequence[NDArray[np.float64]] = (),
     ) -> None:
         self.means = means
         self.stops = list(ends)
@@ -67,6 +75,8 @@ class Pathway:
         self._left: list[LabelBook] = []
         self._spent: list[LabelBook] = []
         self._begun: list[Mapping[str, Any]] = []
+        self._over = [place.tolist() for place in over]
+        self._led = bool(over)
         if state is not None:
             between, self._trials = (
                 [means.stop(**one) for one in state[name]] for name in ("between", "trials")
@@ -76,6 +86,7 @@ class Pathway:
             )
             self.stops[1:1] = between
             self.missing = state["missing"]
+            self._over, self._led = list(state["over"]), state["led"]
             self._begun = list(state["steps"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +99,8 @@ class Pathway:
             "trials": [trial.to_dict() for trial in self._trials],
             "left": [book.to_dict() for book in self._left],
             "missing": self.missing,
+            "over": self._over,
+            "led": self._led,
         }
 
     def set_out(self, path: Sequence[Atoms] = (), labels: Sequence[SurfaceLabel] = ()) -> None:
@@ -178,7 +191,11 @@ class Pathway:
         if step.progress.done:
             self.missing = "; ".join(step.conclude())
             return
-        if not self._trials and step.progress.elsewhere is None:
+        if self._led and not self._trials:
+            place = self._over.pop(0)
+            step.progress.tried.append(place)
+            self._trials = [self.means.stop(INTERMEDIATE, place)]
+        elif not self._trials and step.progress.elsewhere is None:
             step.search.round()
             self._trials = self._leads(step)
             if not self._trials and step.progress.elsewhere is None:
@@ -187,6 +204,9 @@ class Pathway:
                 return
         self.means.record()
         self._follow(step)
+        self._led = self._led and len(self.steps) == 1  # over nothing yet
+        if self._led and not self._over:
+            self.missing = "no minimum was found to lead it over"
         if len(self.steps) > self.means.limits.max_steps:
             self.missing = f"the way has more than {self.means.limits.max_steps} steps"
 

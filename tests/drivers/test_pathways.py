@@ -7,9 +7,10 @@ import pytest
 
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.neb import HybridNEB
+from hybrid_calc.drivers.pathway import Pathway
 from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
-from tests.drivers.conftest import Reference, committee_of, stepwise, transfer
+from tests.drivers.conftest import Reference, committee_of, distance, hop, stepwise, transfer
 
 QUICK = NebSettings(images=7)
 HARD = SearchLimits(hard_band_labels=1)
@@ -114,3 +115,33 @@ def test_a_budget_that_ends_while_a_lower_one_is_sought_is_said(ends):
     assert not result.confirmed
     assert "spent" in result.missing
     assert result.barrier == pytest.approx(0.8, abs=5e-3)
+
+
+def led_over(ends, truth, places):
+    driver = search(ends, Reference(truth))
+    means = driver._means()
+    for stop in driver._ends:
+        means.relax(stop)
+    pathway = Pathway(means, driver._ends, over=places)
+    state = json.loads(json.dumps(pathway.to_dict()))
+    pathway = Pathway(means, driver._ends, state)  # as a resumed run has it
+    pathway.set_out()
+    driver._pathways = [pathway]
+    driver._search(pathway)
+    return pathway
+
+
+def test_a_pathway_is_led_over_the_first_minimum_that_is_found(ends):
+    places = [hop(-0.8), hop(0.05)]  # the first leads back to the reactant
+    pathway = led_over(ends, stepwise, places)
+    assert pathway.confirmed, pathway.missing
+    assert len(pathway.steps) == 2
+    middle = pathway.stops[1].minimum.atoms.positions
+    assert distance(middle, 0, 2) - distance(middle, 1, 2) == pytest.approx(0.0, abs=0.05)
+
+
+def test_a_pathway_is_given_up_where_no_minimum_lies_between(ends):
+    pathway = led_over(ends, transfer, [hop(-0.3), hop(0.3)])
+    assert not pathway.confirmed
+    assert pathway.missing == "no minimum was found to lead it over"
+    assert len(pathway.steps) == 1
