@@ -132,7 +132,7 @@ def led_over(ends, truth, places):
 
 
 def test_a_pathway_is_led_over_the_first_minimum_that_is_found(ends):
-    places = [hop(-0.8), hop(0.05)]  # the first leads back to the reactant
+    places = [hop(-0.8), hop(0.0)]  # the first leads back to the reactant
     pathway = led_over(ends, stepwise, places)
     assert pathway.confirmed, pathway.missing
     assert len(pathway.steps) == 2
