@@ -171,8 +171,10 @@ class BarrierSearch:
     def patience(self) -> list[str]:
         """Return why the search should end, if it should."""
         progress, settings, most = self.progress, self.settings, self.limits
+        # A climbing image at hand is still confirmed.
+        spent = self.book.asked >= settings.max_labels and progress.phase != "confirm"
         limits = [
-            (self.book.asked >= settings.max_labels, f"{self.book.asked} labels were not enough"),
+            (spent, f"{self.book.asked} labels were not enough"),
             (progress.breaks > most.max_breaks, "every broken symmetry led to another one"),
             (progress.collapses > most.max_collapses, "the band keeps collapsing"),
             (progress.detours > most.max_detours, "the path leads elsewhere"),

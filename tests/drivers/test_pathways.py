@@ -68,7 +68,7 @@ def test_another_one_that_is_no_lower_changes_nothing(ends, truth):
 
 def test_where_one_is_given_up_another_goes_on_with_its_labels(ends):
     reference = Reference(transfer)
-    few = QUICK.model_copy(update={"max_labels": 3})
+    few = QUICK.model_copy(update={"max_labels": 2})
     result = search(ends, reference, few).run()
     assert "labels were not enough" in result.pathways[0].missing
     assert len(result.pathways) > 1
