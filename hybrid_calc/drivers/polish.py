@@ -130,7 +130,6 @@ def polish_on_reference(
     frame.set_positions(start.positions, apply_constraint=False)
     calculator = _CountingReference(book, f"{POLISH}: {method}")
     frame.calc = calculator
-    before = book.asked
     make = _dimer if method == "dimer" else _sella
     best = start
     steps = max_labels if max_force(book.template, start) > fmax else 0
@@ -147,7 +146,7 @@ def polish_on_reference(
         label=best,
         fmax=force,
         converged=force <= fmax,
-        labels=book.asked - before,
+        labels=book.reasons.count(calculator.reason),  # those before a kill, too
         moved_ang=float(np.linalg.norm(best.positions - start.positions, axis=1).max()),
         energy_change=best.energy - start.energy,
     )

@@ -83,6 +83,7 @@ def test_polishing_again_after_a_kill_pays_for_the_rest_only(learned, method):
     resumed.restore(json.loads(json.dumps(begun.to_dict())))
     rest = polish_on_reference(resumed, start, hessian, record=lambda: None, **options)
     assert np.array_equal(rest.label.positions, whole.label.positions)
+    assert rest.labels == whole.labels  # all it took, before the kill and after
     assert len(second.asked) == whole.labels - whole.labels // 2
 
 
