@@ -161,7 +161,8 @@ class PathwayFound:
     Attributes
     ----------
     barrier
-        Its highest confirmed saddle above the reactant, eV; minus infinity without one.
+        Its highest saddle so far above the reactant, eV, confirmed or, where it was given up,
+        about to be; minus infinity without one.
     steps
         Elementary steps it was led over.
     confirmed

@@ -164,13 +164,13 @@ class HybridNEB:
         self._pathways = [Pathway(means, self._ends, state) for state in self._begun]
         for pathway in self._pathways:
             pathway.set_out()
-        for pathway in self._pathways[:-1]:
-            pathway.settle()
         if not self._pathways:
             self._pathways = [Pathway(means, self._ends)]
             self._pathways[0].set_out(self.path)
         self._remembered = self._now()
         try:
+            for pathway in self._pathways[:-1]:
+                pathway.settle()
             while not missing:
                 self._search(self._pathways[-1])
                 another = self._another(means)

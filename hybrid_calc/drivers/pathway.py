@@ -124,10 +124,9 @@ class Pathway:
             self.steps[-1].restore(state)
 
     def settle(self) -> None:
-        """Finish what is confirmed of one that is not taken up again; it costs nothing."""
+        """Conclude again what was concluded of one that is not taken up again."""
         for step in self.steps:
-            if step.progress.done:
-                step.conclude()
+            step.settle()
 
     @property
     def unfinished(self) -> Step | None:

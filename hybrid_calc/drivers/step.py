@@ -115,6 +115,7 @@ class Step:
         self.path = list(path)
         self.progress = Progress()
         self._begun: dict[str, Any] = {}
+        self._was_concluded = False
         self.finish = Finish(book, settings, self._begun, record)
         minima = [stop.minimum for stop in (start, end)]
 
@@ -141,6 +142,7 @@ class Step:
             "progress": asdict(self.progress),
             "begun": dict(self._begun),
             "path": [one.positions.tolist() for one in self.path],
+            "concluded": self._was_concluded or self.finish.label is not None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -149,6 +151,7 @@ class Step:
         for name, value in state["progress"].items():
             setattr(self.progress, name, value)
         self._begun.update(state["begun"])
+        self._was_concluded = state["concluded"]
 
     def at_saddle(self, label: SurfaceLabel) -> None:
         """Begin with confirming a labelled climbing image."""
@@ -191,6 +194,11 @@ class Step:
         if label is None:
             raise ReferenceFailed("a confirmed transition state has no label.")
         return self.finish.run(label, self.search.ends)
+
+    def settle(self) -> None:
+        """Conclude again what was concluded before a kill; its labels are known."""
+        if self._was_concluded:
+            self.conclude()
 
     def result(self, names: tuple[str, str]) -> ElementaryStep:
         """Return the step between minima of these names as it stands."""
