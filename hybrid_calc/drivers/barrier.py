@@ -56,6 +56,8 @@ class SearchLimits:
         Elementary steps that a way may have.
     max_pathways
         Pathways that are sought where a band is hard.
+    ridge_ang
+        How far from a saddle a walk along its ridge begins, A.
     lower_ev
         Another one is sought where the surface sees a band lower by more, eV.
     break_ang
@@ -81,7 +83,8 @@ class SearchLimits:
     max_failures: int = 12
     hard_band_labels: int = 12
     max_steps: int = 4
-    max_pathways: int = 3
+    max_pathways: int = 4
+    ridge_ang: float = 0.4
     lower_ev: float = 0.05
     break_ang: float = 0.3
 

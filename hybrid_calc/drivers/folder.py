@@ -21,7 +21,7 @@ from hybrid_calc.reference.label import Label
 
 LINES_AT_ONCE = 20
 """Lines of decisions.jsonl kept back; the store, not this file, is what loses nothing."""
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 
 
 class RunFolder:

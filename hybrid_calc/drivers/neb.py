@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
 
 from hybrid_calc.calculator import HybridHandle
 from hybrid_calc.correction.surface import PredictMany, SurfaceLabel, refuse_periodic
@@ -22,15 +21,12 @@ from hybrid_calc.drivers.polish import require_sella
 from hybrid_calc.drivers.receipts import Receipts
 from hybrid_calc.drivers.relax import SaveState
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import bonds_of, distance_between, frozen_atoms
+from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import ReferenceFailed
 
 ASIDE = 3
 """Bands led beside the first one that are looked at when another pathway is sought."""
-
-MOST_PLACES = 3
-"""Where minima to lead another pathway over are sought."""
 
 SAME_HEIGHT_EV = 0.01
 """A pathway is lower than another one by more, eV."""
@@ -206,44 +202,30 @@ class HybridNEB:
         """Return a pathway that is worth searching after those so far, if there is one.
 
         A band that was hard may well have gone the wrong way; not one that the user led.
+        First along the ridge of the lowest pathway's highest saddle, then where the surface
+        sees a lower band.
         """
         tried = self._pathways
         full = len(tried) == self.limits.max_pathways
         if full or self.path or not any(one.hard for one in tried):
             return None
         labels = [label for one in tried for book in one.books for label in book.labels]
-        lowest = self._lowest(tried)
+        confirmed = [one for one in tried if one.confirmed]
+        lowest = min(confirmed, key=lambda one: one.height, default=None)
+        top = None if lowest is None else lowest.top
+        walked = [one.beside for one in tried if one.beside is not None]
+        if top is not None and not any(np.array_equal(top, one) for one in walked):
+            pathway = Pathway(means, self._ends, beside=top)
+            pathway.set_out(labels=labels)
+            return pathway
         led = [self._aside(means, len(tried) + number) for number in range(ASIDE)]
-        bands = [[], *([one] for one in led)] if np.isfinite(lowest) else [led[:1]]
+        bands = [led[:1]] if lowest is None else [[], *([one] for one in led)]
         begun = [Pathway(means, self._ends) for _ in bands]
         for pathway, path in zip(begun, bands, strict=True):
             pathway.set_out(path, labels)
         tops = [one.steps[0].search.top_on_surface() for one in begun]
         best = int(np.argmin(tops))
-        if tops[best] < lowest - self.limits.lower_ev:
-            return begun[best]
-        places = self._between(lowest - self.limits.lower_ev)
-        if not places:
-            return None
-        pathway = Pathway(means, self._ends, over=places)
-        pathway.set_out(labels=labels)
-        return pathway
-
-    def _between(self, highest: float) -> list[NDArray[np.float64]]:
-        """Return labelled places (N, 3), A, whose bonds no minimum so far has, lowest first.
-
-        One for every such graph, below an energy, eV.
-        """
-        numbers = self.reactant.numbers
-        known = {stop.bonds for one in self._pathways for stop in one.stops}
-        labels = [label for one in self._pathways for book in one.books for label in book.usable()]
-        places: list[NDArray[np.float64]] = []
-        for label in sorted(labels, key=lambda one: one.energy):
-            bonds = bonds_of(numbers, label.positions)
-            if bonds not in known and label.energy < highest and len(places) < MOST_PLACES:
-                known.add(bonds)
-                places.append(label.positions)
-        return places
+        return begun[best] if tops[best] < self._lowest(tried) - self.limits.lower_ev else None
 
     def _aside(self, means: Means, number: int) -> Atoms:
         """Return a geometry beside the middle of the first band, to lead another one through."""
@@ -274,7 +256,7 @@ class HybridNEB:
 
     def _now(self) -> dict[str, Any]:
         return {
-            "schema": 4,
+            "schema": 5,
             "ends": [stop.state for stop in self._ends],
             "pathways": [one.to_dict() for one in self._pathways] or self._begun,
         }

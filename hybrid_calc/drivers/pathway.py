@@ -45,9 +45,10 @@ class Pathway:
         Reactant and product.
     state
         Of one that was begun before.
-    over
-        Places (N, 3), A, where a minimum may lie that the way is to be led over, the first
-        one that is found; without any it is searched from end to end.
+    beside
+        A saddle, shape (N, 3), A, along whose ridge a lower one is sought: from a place
+        beside it a walk goes uphill along the reaction and downhill otherwise.  Without it
+        the way is searched from end to end.
 
     Attributes
     ----------
@@ -65,7 +66,7 @@ class Pathway:
         ends: tuple[Stop, Stop],
         state: Mapping[str, Any] | None = None,
         *,
-        over: Sequence[NDArray[np.float64]] = (),
+        beside: NDArray[np.float64] | None = None,
     ) -> None:
         self.means = means
         self.stops = list(ends)
@@ -75,8 +76,7 @@ class Pathway:
         self._left: list[LabelBook] = []
         self._spent: list[LabelBook] = []
         self._begun: list[Mapping[str, Any]] = []
-        self._over = [place.tolist() for place in over]
-        self._led = bool(over)
+        self.beside = beside
         if state is not None:
             between, self._trials = (
                 [means.stop(**one) for one in state[name]] for name in ("between", "trials")
@@ -86,7 +86,7 @@ class Pathway:
             )
             self.stops[1:1] = between
             self.missing = state["missing"]
-            self._over, self._led = list(state["over"]), state["led"]
+            self.beside = None if state["beside"] is None else np.array(state["beside"])
             self._begun = list(state["steps"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,8 +99,7 @@ class Pathway:
             "trials": [trial.to_dict() for trial in self._trials],
             "left": [book.to_dict() for book in self._left],
             "missing": self.missing,
-            "over": self._over,
-            "led": self._led,
+            "beside": None if self.beside is None else self.beside.tolist(),
         }
 
     def set_out(self, path: Sequence[Atoms] = (), labels: Sequence[SurfaceLabel] = ()) -> None:
@@ -114,7 +113,10 @@ class Pathway:
             Of other pathways.
         """
         if not self._begun:
+            path = path if self.beside is None else [self.means.frame(self.beside)]
             self.steps = [self._step(self.stops[0], self.stops[-1], path, labels)]
+            if self.beside is not None:
+                self.steps[0].along_ridge(self.beside)
             return
         for stop in self.stops[1:-1]:
             self.means.relax(stop)
@@ -140,16 +142,25 @@ class Pathway:
 
     @property
     def height(self) -> float:
-        """Energy of the highest saddle so far, eV; minus infinity without one.
+        """Energy of its highest saddle or intermediate so far, eV; minus infinity without one.
 
-        One that is being confirmed counts: a pathway over it is no lower.
+        A saddle that is being confirmed counts: a pathway over it is no lower.
         """
         confirming = [step.progress.phase == "confirm" for step in self.steps]
         tops = [
             step.search.saddle_label() if at_saddle else step.finish.label
             for step, at_saddle in zip(self.steps, confirming, strict=True)
         ]
-        return max((top.energy for top in tops if top is not None), default=-np.inf)
+        energies = [stop.minimum.atoms.get_potential_energy() for stop in self.stops[1:-1]]
+        energies += [top.energy for top in tops if top is not None]
+        return max(energies, default=-np.inf)
+
+    @property
+    def top(self) -> NDArray[np.float64] | None:
+        """Its highest confirmed saddle, shape (N, 3), A; None without one."""
+        labels = [step.finish.label for step in self.steps if step.finish.label is not None]
+        highest = max(labels, key=lambda one: one.energy, default=None)
+        return None if highest is None else highest.positions
 
     @property
     def hard(self) -> bool:
@@ -190,12 +201,10 @@ class Pathway:
         if step.progress.done:
             self.missing = "; ".join(step.conclude())
             return
-        if self._led and not self._trials:
-            place = self._over.pop(0)
-            step.progress.tried.append(place)
-            self._trials = [self.means.stop(INTERMEDIATE, place)]
-        elif not self._trials and step.progress.elsewhere is None:
+        if not self._trials and step.progress.elsewhere is None:
             step.search.round()
+            if self._left_ridge(step):
+                return
             self._trials = self._leads(step)
             if not self._trials and step.progress.elsewhere is None:
                 if impatient := step.search.patience():
@@ -203,11 +212,17 @@ class Pathway:
                 return
         self.means.record()
         self._follow(step)
-        self._led = self._led and len(self.steps) == 1  # over nothing yet
-        if self._led and not self._over:
-            self.missing = "no minimum was found to lead it over"
+        if self._left_ridge(step):
+            return
         if len(self.steps) > self.means.limits.max_steps:
             self.missing = f"the way has more than {self.means.limits.max_steps} steps"
+
+    def _left_ridge(self, step: Step) -> bool:
+        """Give up where a walk along a ridge has come to nothing; tell whether it has."""
+        left = self.beside is not None and len(self.steps) == 1 and step.progress.phase == "search"
+        if left:
+            self.missing = "no other way was found along the ridge"
+        return left
 
     def _step(
         self,

@@ -33,7 +33,7 @@ from hybrid_calc.drivers.shape import (
     distance_between,
     frozen_atoms,
 )
-from hybrid_calc.drivers.walk import next_uphill
+from hybrid_calc.drivers.walk import labelled_hessian, next_uphill
 from hybrid_calc.errors import ReferenceFailed
 
 FEW_INSIDE = 2
@@ -57,6 +57,7 @@ DECISIVE_CONFIRMATIONS = 6
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
 
+RIDGE = "acquisition: Hessian of a saddle"
 CLIMBING = "acquisition: climbing image"
 WIDEST = "acquisition: least certain image"
 
@@ -133,6 +134,8 @@ class BarrierSearch:
         label = self.saddle_label()
         if self.progress.phase == "refine" and label is not None:
             self._refine(surface, label)
+        elif self.progress.phase == "ridge":
+            self._along_ridge()
         elif self.progress.phase == "walk":
             self._walk(surface)
         elif self.progress.phase == "confirm" and label is not None:
@@ -183,7 +186,7 @@ class BarrierSearch:
         ]
         return [] if progress.done else [text for over, text in limits if over]
 
-    # -- the four phases ----------------------------------------------------------------
+    # -- the phases ----------------------------------------------------------------
 
     def _search(self, surface: Surface) -> None:
         """Relax a band and label its climbing image, or the one it is least sure of."""
@@ -220,6 +223,19 @@ class BarrierSearch:
         limit = self.limits.refine_ang * 0.5**self.progress.setbacks
         here, _ = polish_saddle(self.template, surface, label.positions, max_displacement=limit)
         self._try(here, surface)
+
+    def _along_ridge(self) -> None:
+        """Begin a walk beside a saddle, along the softest mode of the ridge that it lies on.
+
+        Surfaces were seen to know too little about directions that no band has taken.
+        """
+        saddle = self.book.ask(np.array(self.progress.walk[0]), RIDGE)
+        hessian, modes = labelled_hessian(self.book, saddle, RIDGE, central=False)
+        # The first mode leads down from the ridge.
+        aside = modes[1] / np.linalg.norm(modes[1], axis=1).max()
+        start = saddle.positions + self.limits.ridge_ang * aside
+        self.progress.walk, self.progress.hessian = [start.tolist()], hessian.tolist()
+        self.progress.phase = "walk"
 
     def _walk(self, surface: Surface) -> None:
         """Take one step to the saddle on the reference itself."""

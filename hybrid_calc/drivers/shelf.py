@@ -13,15 +13,12 @@ from hybrid_calc.correction.surface import SurfaceLabel
 from hybrid_calc.drivers.downhill import walk_downhill
 from hybrid_calc.drivers.labelling import LabelBook, max_force
 from hybrid_calc.drivers.saddle import Descent, judge_saddle, pushed
-from hybrid_calc.drivers.shape import displacement_between, free_directions
-from hybrid_calc.drivers.walk import next_uphill
+from hybrid_calc.drivers.shape import displacement_between
+from hybrid_calc.drivers.walk import labelled_hessian, next_uphill
 
 SHELF = "acquisition: off a shallow minimum"
 DOWN = "confirmation: down from a shallow minimum"
 HESSIAN = "confirmation: Hessian of a shallow minimum"
-
-HESSIAN_STEP_ANG = 0.02
-"""Central-difference step, A."""
 
 FLAT = 0.01
 """Forces on a shelf are small everywhere: a walk ends at a smaller one, eV/A."""
@@ -110,7 +107,8 @@ def ways_off_shelf(
     if first.rise <= max_rise:
         yield first
     low = first.last
-    hessian, modes = _hessian_at(book, low.positions)
+    # No surface knows modes as soft as a shelf's.
+    hessian, modes = labelled_hessian(book, low, HESSIAN)
     for mode in modes[:SOFT_MODES]:
         nudge = NUDGE_ANG * mode / np.linalg.norm(mode, axis=1).max()
         starts = [low.positions + sign * nudge for sign in (1.0, -1.0)]
@@ -140,25 +138,6 @@ def _down(
     """
     walk = (book.ask(one, DOWN, strict=False) for one in walk_downhill(book, start, DOWN, ends))
     return list(dropwhile(lambda label: label.energy > top.energy, walk))
-
-
-def _hessian_at(
-    book: LabelBook, positions: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the reference's Hessian, eV/A^2, (3N, 3N), and unit modes (f, N, 3), softest first.
-
-    No surface knows modes as soft as a shelf's; two labels for every direction that is free.
-    """
-    basis = free_directions(book.template, positions)
-    columns = []
-    for direction in basis.T.reshape(-1, *positions.shape):
-        step = HESSIAN_STEP_ANG * direction
-        one, two = (book.ask(positions + sign * step, HESSIAN) for sign in (1.0, -1.0))
-        columns.append((two.forces - one.forces).ravel() / (2 * HESSIAN_STEP_ANG))
-    inner = basis.T @ np.array(columns).T
-    inner = 0.5 * (inner + inner.T)
-    _, vectors = np.linalg.eigh(inner)
-    return basis @ inner @ basis.T, (basis @ vectors).T.reshape(-1, *positions.shape)
 
 
 def _edge(

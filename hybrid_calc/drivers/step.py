@@ -159,6 +159,11 @@ class Step:
         self.progress.saddle = label.positions.tolist()
         self.progress.force = max_force(self.book.template, label)
 
+    def along_ridge(self, saddle: NDArray[np.float64]) -> None:
+        """Begin with a walk to another saddle along the ridge of one (N, 3), A."""
+        self.progress.phase = "ridge"
+        self.progress.walk = [saddle.tolist()]
+
     def turn_back(self, labels: Sequence[SurfaceLabel], *, joined: bool) -> None:
         """Go on with labels of minima that the way does not lead over.
 

@@ -10,10 +10,49 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.drivers.labelling import LabelBook
 from hybrid_calc.drivers.shape import free_directions
 
 MAX_STEP_ANG = 0.1
 """Longest displacement of an atom in one step towards a saddle, A."""
+
+HESSIAN_STEP_ANG = 0.02
+"""Finite-difference step, A."""
+
+
+def labelled_hessian(
+    book: LabelBook, label: SurfaceLabel, reason: str, *, central: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the reference's Hessian, eV/A^2, (3N, 3N), and unit modes (f, N, 3), softest first.
+
+    Parameters
+    ----------
+    book
+        Labels of the molecule.
+    label
+        Where.
+    reason
+        For the record.
+    central
+        Whether a label is asked on both sides in every direction that is free, or on one.
+
+    Raises
+    ------
+    ReferenceFailed, BudgetExhausted, RunInterrupted
+        No more labels.
+    """
+    basis = free_directions(book.template, label.positions)
+    columns = []
+    for direction in basis.T.reshape(-1, *label.positions.shape):
+        step = HESSIAN_STEP_ANG * direction
+        one = book.ask(label.positions + step, reason)
+        other = book.ask(label.positions - step, reason) if central else label
+        length = HESSIAN_STEP_ANG * (2 if central else 1)
+        columns.append((other.forces - one.forces).ravel() / length)
+    inner = basis.T @ np.array(columns).T
+    inner = 0.5 * (inner + inner.T)
+    _, vectors = np.linalg.eigh(inner)
+    return basis @ inner @ basis.T, (basis @ vectors).T.reshape(-1, *label.positions.shape)
 
 
 def next_uphill(

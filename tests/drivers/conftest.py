@@ -44,6 +44,14 @@ def transfer(positions, *, barrier=0.8, stiffness=4.0):
     return well + stiffness * (r01 - 2.4) ** 2 + stiffness * (r02 + r12 - 2.8) ** 2
 
 
+def height_of(positions):
+    """Height of the fourth atom over the plane of the others, A."""
+    origin = positions[..., 0, :]
+    normal = np.cross(positions[..., 1, :] - origin, positions[..., 2, :] - origin)
+    fourth = positions[..., 3, :] - origin
+    return (fourth * normal).sum(axis=-1) / np.linalg.norm(normal, axis=-1)
+
+
 def folded(positions, *, barrier=0.8):
     """`transfer` beside a fourth atom that leaves the plane while the third one passes.
 
@@ -51,15 +59,28 @@ def folded(positions, *, barrier=0.8):
     h = 0 is a minimum, half-way it is a maximum: the planar path is a ridge 0.107 eV,
     0.8^2 / (4 * 1.5), above the two true saddles.
     """
-    origin = positions[..., 0, :]
-    normal = np.cross(positions[..., 1, :] - origin, positions[..., 2, :] - origin)
-    fourth = positions[..., 3, :] - origin
-    height = (fourth * normal).sum(axis=-1) / np.linalg.norm(normal, axis=-1)
+    height = height_of(positions)
     s = distance(positions, 0, 2) - distance(positions, 1, 2)
     near, far = distance(positions, 0, 3), distance(positions, 1, 3)
     springs = 4.0 * (near - 1.6) ** 2 + 4.0 * (far - 1.6) ** 2
     fold = 2.0 * (s**2 - 0.4) * height**2 + 1.5 * height**4
     return transfer(positions, barrier=barrier) + springs + fold
+
+
+def ridged(positions):
+    """`transfer` with a second, lower saddle along the ridge of the first one.
+
+    Half-way (s = 0) the energy along the fourth atom's height h has minima at h = 0 and at
+    h^2 = 0.8, where it is 0.397 eV lower: saddles of 0.8 and 0.403 eV, both from end to end.
+    """
+    height = height_of(positions)
+    s = distance(positions, 0, 2) - distance(positions, 1, 2)
+    near, far = distance(positions, 0, 3), distance(positions, 1, 3)
+    springs = 4.0 * (near - 1.6) ** 2 + 4.0 * (far - 1.6) ** 2
+    # Its slope in u = h^2 is 6 (u - 0.06) (u - 0.8).
+    wells = 0.288 * height**2 - 2.58 * height**4 + 2.0 * height**6
+    half_way = np.exp(-(s**2))
+    return transfer(positions) + springs + half_way * wells + 0.6 * (1 - half_way) * height**2
 
 
 def stepwise(positions):

@@ -1,16 +1,24 @@
 """More than one pathway: when another one is sought, which is the result, what it costs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.neb import HybridNEB
-from hybrid_calc.drivers.pathway import Pathway
 from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
-from tests.drivers.conftest import Reference, committee_of, distance, hop, stepwise, transfer
+from tests.drivers.conftest import (
+    Reference,
+    committee_of,
+    height_of,
+    negative_modes,
+    ridged,
+    stepwise,
+    transfer,
+)
 
 QUICK = NebSettings(images=7)
 HARD = SearchLimits(hard_band_labels=1)
@@ -21,8 +29,13 @@ def near(positions):
     return transfer(positions, barrier=0.6, stiffness=5.0)
 
 
-def search(ends, reference, settings=QUICK, **more):
-    return HybridNEB(*ends, committee_of(near), reference, settings, limits=HARD, **more)
+def near_ridged(positions):
+    return 0.9 * ridged(positions)
+
+
+def search(ends, reference, settings=QUICK, limits=HARD, **more):
+    committee = committee_of(near if len(ends[0]) == 3 else near_ridged)
+    return HybridNEB(*ends, committee, reference, settings, limits=limits, **more)
 
 
 def calls_of(result):
@@ -35,11 +48,58 @@ def hopeful(monkeypatch):
     monkeypatch.setattr(BarrierSearch, "top_on_surface", lambda _: -np.inf)
 
 
-def test_a_lower_one_is_not_sought_where_the_surface_sees_none(ends):
-    result = search(ends, Reference(transfer)).run()
+def test_a_band_that_was_not_hard_is_not_doubted(ends):
+    easy = SearchLimits(hard_band_labels=100)
+    driver = HybridNEB(*ends, committee_of(near), Reference(transfer), QUICK, limits=easy)
+    result = driver.run()
     assert result.confirmed, result.missing
     assert [one.confirmed for one in result.pathways] == [True]
     assert result.pathways[0].barrier == result.barrier
+
+
+def test_along_the_ridge_of_a_saddle_that_is_alone_nothing_is_found(ends):
+    reference = Reference(transfer)
+    result = search(ends, reference).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert [one.confirmed for one in result.pathways] == [True, False]
+    assert reference.repeats() == 0
+    assert calls_of(result) == len(reference.asked)
+
+
+def test_the_ridge_of_a_saddle_leads_to_a_lower_one(planar_ends):
+    reference = Reference(ridged)
+    one = replace(HARD, max_pathways=1)
+    direct = search(planar_ends, Reference(ridged), limits=one).run()
+    assert direct.confirmed, direct.missing
+    assert direct.barrier == pytest.approx(0.8, abs=5e-3)
+    assert height_of(direct.transition_state) == pytest.approx(0.0, abs=0.05)
+    result = search(planar_ends, reference).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(0.403, abs=5e-3)
+    assert abs(height_of(result.transition_state)) == pytest.approx(np.sqrt(0.8), abs=0.05)
+    assert negative_modes(ridged, result.transition_state) == 1
+    assert [one.confirmed for one in result.pathways[:2]] == [True, True]
+    assert reference.repeats() == 0
+    assert calls_of(result) == len(reference.asked)
+
+
+def test_a_walk_along_a_ridge_that_was_killed_goes_on_where_it_was(planar_ends):
+    whole = Reference(ridged)
+    expected = search(planar_ends, whole).run()
+    direct = search(planar_ends, Reference(ridged), limits=replace(HARD, max_pathways=1))
+    before = len(direct.run().labels)
+    for done in (before + 3, before + 12):
+        saved = []
+        first = Reference(ridged, budget=done)
+        search(planar_ends, first, save=saved.append).run()
+        second = Reference(ridged)
+        driver = search(planar_ends, second)
+        driver.restore(json.loads(json.dumps(saved[-1])))
+        result = driver.run()
+        assert len(first.asked) + len(second.asked) == len(whole.asked)
+        assert result.pathways == expected.pathways
+        assert np.array_equal(result.path, expected.path)
 
 
 def test_the_surface_sees_the_confirmed_saddle_on_top_of_its_band(ends):
@@ -72,7 +132,7 @@ def test_where_one_is_given_up_another_goes_on_with_its_labels(ends):
     result = search(ends, reference, few).run()
     assert "labels were not enough" in result.pathways[0].missing
     assert len(result.pathways) > 1
-    assert result.confirmed == result.pathways[-1].confirmed
+    assert result.confirmed == any(one.confirmed for one in result.pathways)
     assert bool(result.missing) != result.confirmed
     assert reference.repeats() == 0
     assert calls_of(result) == len(reference.asked)
@@ -115,33 +175,3 @@ def test_a_budget_that_ends_while_a_lower_one_is_sought_is_said(ends):
     assert not result.confirmed
     assert "spent" in result.missing
     assert result.barrier == pytest.approx(0.8, abs=5e-3)
-
-
-def led_over(ends, truth, places):
-    driver = search(ends, Reference(truth))
-    means = driver._means()
-    for stop in driver._ends:
-        means.relax(stop)
-    pathway = Pathway(means, driver._ends, over=places)
-    state = json.loads(json.dumps(pathway.to_dict()))
-    pathway = Pathway(means, driver._ends, state)  # as a resumed run has it
-    pathway.set_out()
-    driver._pathways = [pathway]
-    driver._search(pathway)
-    return pathway
-
-
-def test_a_pathway_is_led_over_the_first_minimum_that_is_found(ends):
-    places = [hop(-0.8), hop(0.0)]  # the first leads back to the reactant
-    pathway = led_over(ends, stepwise, places)
-    assert pathway.confirmed, pathway.missing
-    assert len(pathway.steps) == 2
-    middle = pathway.stops[1].minimum.atoms.positions
-    assert distance(middle, 0, 2) - distance(middle, 1, 2) == pytest.approx(0.0, abs=0.05)
-
-
-def test_a_pathway_is_given_up_where_no_minimum_lies_between(ends):
-    pathway = led_over(ends, transfer, [hop(-0.3), hop(0.3)])
-    assert not pathway.confirmed
-    assert pathway.missing == "no minimum was found to lead it over"
-    assert len(pathway.steps) == 1
