@@ -153,7 +153,7 @@ class NebSettings(BaseModel):
         120,
         ge=1,
         description="Labels between two minima, an elementary step, before giving up, confirmation "
-        "included; a hard band is followed by up to two more pathways, as long as they are lower.",
+        "included; a hard band is followed by up to three more pathways.",
     )
     max_std_ev: float = Field(
         0.4,
