@@ -59,7 +59,8 @@ class SearchLimits:
     ridge_ang
         How far from a saddle a walk along its ridge begins, A.
     lower_ev
-        Another one is sought where the surface sees a band lower by more, eV.
+        Another one is sought where the surface sees a band lower by more, and given up where
+        a saddle of it turns out not to be, eV.
     break_ang
         How far the middle of a band is pushed to break its symmetry, or to seek another
         pathway where none was confirmed, A.

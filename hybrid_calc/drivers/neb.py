@@ -28,9 +28,6 @@ from hybrid_calc.errors import ReferenceFailed
 ASIDE = 3
 """Bands led beside the first one that are looked at when another pathway is sought."""
 
-SAME_HEIGHT_EV = 0.01
-"""A pathway is lower than another one by more, eV."""
-
 SAME_END_ANG = 0.05
 """A frame of a user's path whose distances differ by less from an end's is that end, A."""
 
@@ -181,7 +178,7 @@ class HybridNEB:
         return self._result(missing)
 
     def _search(self, pathway: Pathway) -> None:
-        """Go along a pathway until it is confirmed, given up or no lower than one known.
+        """Go along a pathway until it is confirmed, given up or hardly lower than one known.
 
         Raises
         ------
@@ -194,8 +191,9 @@ class HybridNEB:
                 pathway.advance(step)
             except ReferenceFailed as error:
                 pathway.missing = f"the reference gave no label: {error}"
-            if not pathway.missing and pathway.height > lowest - SAME_HEIGHT_EV:
-                pathway.missing = "it is no lower than another one"
+            if not pathway.missing and pathway.height > lowest - self.limits.lower_ev:
+                below = f"{self.limits.lower_ev:g} eV"
+                pathway.missing = f"it is not lower than another one by {below}"
             self._record()
 
     def _another(self, means: Means) -> Pathway | None:
