@@ -165,8 +165,8 @@ class PathwayFound:
     Attributes
     ----------
     barrier
-        Its highest saddle so far above the reactant, eV, confirmed or, where it was given up,
-        about to be; minus infinity without one.
+        Its highest saddle or intermediate so far above the reactant, eV; of one that was given
+        up a saddle that was about to be confirmed counts, too. Minus infinity without one.
     steps
         Elementary steps it was led over.
     confirmed
