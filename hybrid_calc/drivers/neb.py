@@ -200,30 +200,33 @@ class HybridNEB:
         """Return a pathway that is worth searching after those so far, if there is one.
 
         A band that was hard may well have gone the wrong way; not one that the user led.
-        First along the ridge of the lowest pathway's highest saddle, then where the surface
-        sees a lower band.
+        First where the surface sees a lower band, then along the ridge of the lowest pathway's
+        highest saddle, and of those that were given up.
         """
         tried = self._pathways
         full = len(tried) == self.limits.max_pathways
         if full or self.path or not any(one.hard for one in tried):
             return None
         labels = [label for one in tried for book in one.books for label in book.labels]
-        confirmed = [one for one in tried if one.confirmed]
-        lowest = min(confirmed, key=lambda one: one.height, default=None)
-        top = None if lowest is None else lowest.top
-        walked = [one.beside for one in tried if one.beside is not None]
-        if top is not None and not any(np.array_equal(top, one) for one in walked):
-            pathway = Pathway(means, self._ends, beside=top)
-            pathway.set_out(labels=labels)
-            return pathway
+        lowest = self._lowest(tried)
         led = [self._aside(means, len(tried) + number) for number in range(ASIDE)]
-        bands = [led[:1]] if lowest is None else [[], *([one] for one in led)]
+        bands = [[], *([one] for one in led)] if np.isfinite(lowest) else [led[:1]]
         begun = [Pathway(means, self._ends) for _ in bands]
         for pathway, path in zip(begun, bands, strict=True):
             pathway.set_out(path, labels)
-        tops = [one.steps[0].search.top_on_surface() for one in begun]
-        best = int(np.argmin(tops))
-        return begun[best] if tops[best] < self._lowest(tried) - self.limits.lower_ev else None
+        heights = [one.steps[0].search.top_on_surface() for one in begun]
+        best = int(np.argmin(heights))
+        if heights[best] < lowest - self.limits.lower_ev:
+            return begun[best]
+        walked = [one.beside.tobytes() for one in tried if one.beside is not None]
+        tops = [one.top for one in tried if one.top is not None and one.top.energy <= lowest]
+        tops = [one for one in tops if one.positions.tobytes() not in walked]
+        if not tops:
+            return None
+        top = max(tops, key=lambda one: one.energy)
+        pathway = Pathway(means, self._ends, beside=top.positions)
+        pathway.set_out(labels=labels)
+        return pathway
 
     def _aside(self, means: Means, number: int) -> Atoms:
         """Return a geometry beside the middle of the first band, to lead another one through."""
@@ -238,6 +241,18 @@ class HybridNEB:
     def _lowest(pathways: Sequence[Pathway]) -> float:
         """Return the height of the lowest pathway that is confirmed, eV; infinity without one."""
         return min((one.height for one in pathways if one.confirmed), default=float("inf"))
+
+    def _unsettled(self, best: Pathway) -> str:
+        """Say which pathway with a confirmed saddle was given up and may be lower than the best."""
+        below = best.height - self.limits.lower_ev
+        for one in self._pathways:
+            if not one.confirmed and one.top is not None and one.height < below:
+                height = one.height - self._ends[0].minimum.atoms.get_potential_energy()
+                return (
+                    f"another pathway, over {height:.3f} eV so far, may be lower and was given up: "
+                    f"{one.missing}"
+                )
+        return ""
 
     def _means(self) -> Means:
         return Means(
@@ -279,7 +294,7 @@ class HybridNEB:
         reasons = [reason for book in books for reason in book.reasons]
         labels = {one.positions.tobytes(): one for book in books for one in book.labels}
         ends = [stop.minimum for stop in self._ends]
-        missing = missing or best.missing
+        missing = missing or best.missing or self._unsettled(best)
         return NEBResult(
             confirmed=not missing and best.confirmed,
             missing=missing,

@@ -156,11 +156,10 @@ class Pathway:
         return max(energies, default=-np.inf)
 
     @property
-    def top(self) -> NDArray[np.float64] | None:
-        """Its highest confirmed saddle, shape (N, 3), A; None without one."""
+    def top(self) -> SurfaceLabel | None:
+        """Its highest confirmed saddle; None without one."""
         labels = [step.finish.label for step in self.steps if step.finish.label is not None]
-        highest = max(labels, key=lambda one: one.energy, default=None)
-        return None if highest is None else highest.positions
+        return max(labels, key=lambda one: one.energy, default=None)
 
     @property
     def hard(self) -> bool:

@@ -84,6 +84,19 @@ def test_the_ridge_of_a_saddle_leads_to_a_lower_one(planar_ends):
     assert calls_of(result) == len(reference.asked)
 
 
+def test_one_that_was_given_up_and_may_be_lower_leaves_the_other_unconfirmed(planar_ends):
+    driver = search(planar_ends, Reference(ridged))
+    assert driver.run().confirmed
+    lower = next(one for one in driver._pathways if one.confirmed and one.beside is not None)
+    lower.missing = "120 labels were not enough"  # its saddle is confirmed, the rest is not
+    driver._pathways = driver._pathways[:2]
+    result = driver._result("")
+    assert not result.confirmed
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert "over 0.403 eV so far, may be lower" in result.missing
+    assert "labels were not enough" in result.missing
+
+
 def test_a_walk_along_a_ridge_that_was_killed_goes_on_where_it_was(planar_ends):
     whole = Reference(ridged)
     expected = search(planar_ends, whole).run()
