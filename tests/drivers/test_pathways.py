@@ -48,6 +48,12 @@ def hopeful(monkeypatch):
     monkeypatch.setattr(BarrierSearch, "top_on_surface", lambda _: -np.inf)
 
 
+@pytest.fixture
+def hopeless(monkeypatch):
+    """The surface never sees a lower band."""
+    monkeypatch.setattr(BarrierSearch, "top_on_surface", lambda _: np.inf)
+
+
 def test_a_band_that_was_not_hard_is_not_doubted(ends):
     easy = SearchLimits(hard_band_labels=100)
     driver = HybridNEB(*ends, committee_of(near), Reference(transfer), QUICK, limits=easy)
@@ -57,6 +63,7 @@ def test_a_band_that_was_not_hard_is_not_doubted(ends):
     assert result.pathways[0].barrier == result.barrier
 
 
+@pytest.mark.usefixtures("hopeless")
 def test_along_the_ridge_of_a_saddle_that_is_alone_nothing_is_found(ends):
     reference = Reference(transfer)
     result = search(ends, reference).run()
@@ -67,6 +74,7 @@ def test_along_the_ridge_of_a_saddle_that_is_alone_nothing_is_found(ends):
     assert calls_of(result) == len(reference.asked)
 
 
+@pytest.mark.usefixtures("hopeless")
 def test_the_ridge_of_a_saddle_leads_to_a_lower_one(planar_ends):
     reference = Reference(ridged)
     one = replace(HARD, max_pathways=1)
@@ -84,6 +92,7 @@ def test_the_ridge_of_a_saddle_leads_to_a_lower_one(planar_ends):
     assert calls_of(result) == len(reference.asked)
 
 
+@pytest.mark.usefixtures("hopeless")
 def test_one_that_was_given_up_and_may_be_lower_leaves_the_other_unconfirmed(planar_ends):
     driver = search(planar_ends, Reference(ridged))
     assert driver.run().confirmed
@@ -97,6 +106,7 @@ def test_one_that_was_given_up_and_may_be_lower_leaves_the_other_unconfirmed(pla
     assert "labels were not enough" in result.missing
 
 
+@pytest.mark.usefixtures("hopeless")
 def test_a_walk_along_a_ridge_that_was_killed_goes_on_where_it_was(planar_ends):
     whole = Reference(ridged)
     expected = search(planar_ends, whole).run()
