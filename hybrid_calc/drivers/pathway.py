@@ -30,6 +30,9 @@ SADDLE_EV_PER_ANG2 = -0.5
 """A stationary point with a lower curvature on the surface is no minimum, eV/A^2."""
 
 
+SOFTEST = "confirmation: softest mode of an intermediate"
+
+
 class _LedBackError(RunInterrupted):
     """A relaxation has taken on the bonds of a minimum that is known."""
 
@@ -270,7 +273,7 @@ class Pathway:
                 self._relax(trial)
         elsewhere, saddle = step.progress.elsewhere, step.search.saddle_label()
         places = elsewhere or [trial.atoms.positions for trial in self._trials]
-        sides = [self._side(np.array(one)) for one in places]
+        sides = [self._side(step, np.array(one)) for one in places]
         found = [trial for trial in self._trials if trial.found is not None]
         labels = [label for trial in found for label in trial.minimum.labels]
         self._trials = []
@@ -303,25 +306,34 @@ class Pathway:
         same = [label for label in labels if self.means.bonds(label.positions) == bonds]
         self.means.relax(trial, same, check)
 
-    def _side(self, positions: NDArray[np.float64]) -> Stop | None:
+    def _side(self, step: Step, positions: NDArray[np.float64]) -> Stop | None:
         """Return the minimum that a place (N, 3), A, belongs to, None where it was not found."""
         for trial in self._trials:
             if np.array_equal(trial.atoms.positions, positions):
                 if trial.leads_to is not None or trial.found is None:
                     return trial.leads_to
                 known = self._stop_with(trial.bonds)
-                return known or (trial if self._is_minimum(trial) else None)
+                return known or (trial if self._is_minimum(step, trial) else None)
         return self._stop_with(self.means.bonds(positions))
 
-    def _is_minimum(self, trial: Stop) -> bool:
-        """Tell whether it was found and is no saddle that symmetry kept it on."""
+    def _is_minimum(self, step: Step, trial: Stop) -> bool:
+        """Tell whether it was found and is no saddle that symmetry kept it on.
+
+        Where the surface says that it is one a label along that mode decides: from a few labels
+        of a walk downhill it was seen to be wrong.
+        """
         if not trial.minimum.confirmed or trial.state is None:
             return False
         book, here = self.means.book(trial.state["book"]), trial.minimum.atoms.positions
         labels = [label for step in self.steps for label in step.book.labels]
         book.know(near_path(self.means.template, here[None], labels))
-        curvatures, _ = modes_at(self.means.template, book.surface(), here)
-        return bool(curvatures[0] > SADDLE_EV_PER_ANG2)
+        curvatures, modes = modes_at(self.means.template, book.surface(), here)
+        if curvatures[0] > SADDLE_EV_PER_ANG2:
+            return True
+        aside = modes[0] / np.linalg.norm(modes[0], axis=1).max() * self.means.limits.probe_ang
+        probe = step.book.ask(here + aside, SOFTEST)
+        change = probe.forces - trial.minimum.atoms.get_forces(apply_constraint=False)
+        return bool(-np.sum(change * aside) > SADDLE_EV_PER_ANG2 * np.sum(aside**2))
 
     def _leave(self, stops: Sequence[Stop]) -> None:
         """Remember what relaxations cost whose minima are not on the way."""
