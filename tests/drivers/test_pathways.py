@@ -6,14 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hybrid_calc.drivers import pathway
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.neb import HybridNEB
+from hybrid_calc.drivers.pathway import Pathway
 from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
+from hybrid_calc.drivers.step import INTERMEDIATE
 from tests.drivers.conftest import (
     Reference,
     committee_of,
     height_of,
+    hop,
     negative_modes,
     ridged,
     stepwise,
@@ -198,3 +202,21 @@ def test_a_budget_that_ends_while_a_lower_one_is_sought_is_said(ends):
     assert not result.confirmed
     assert "spent" in result.missing
     assert result.barrier == pytest.approx(0.8, abs=5e-3)
+
+
+@pytest.mark.parametrize(("truth", "is_one"), [(transfer, False), (stepwise, True)])
+def test_the_reference_tells_a_minimum_from_a_saddle(ends, monkeypatch, truth, is_one):
+    driver = search(ends, Reference(truth))
+    means = driver._means()
+    for stop in driver._ends:
+        means.relax(stop)
+    way = Pathway(means, driver._ends)
+    way.set_out()
+    half_way = means.stop(INTERMEDIATE, hop(0.0))  # symmetry keeps it there
+    means.relax(half_way)
+    assert half_way.minimum.confirmed
+    along = np.array([[-0.2, 0, 0], [-0.2, 0, 0], [1.0, 0, 0]])
+    modes = np.array([along / np.linalg.norm(along)])
+    monkeypatch.setattr(pathway, "modes_at", lambda *_: (np.array([-1.0]), modes))
+    assert way._is_minimum(way.steps[0], half_way) is is_one
+    assert way.steps[0].book.reasons[-1] == pathway.SOFTEST
