@@ -16,6 +16,8 @@ from hybrid_calc.errors import StructureError
 
 MAX_CHARGE = 20
 """A total charge beyond this is a typing error, not a molecule."""
+MIN_VOLUME = 1e-6
+"""A smaller cell is none, A^3."""
 
 
 def charge_of(atoms: Atoms) -> int:
@@ -69,19 +71,13 @@ def check_structure(atoms: Atoms) -> None:
         raise StructureError("the structure has no atoms; give at least one.")
     if _has_dummies(atoms.numbers.tobytes()):
         raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
-    if not math.isfinite(atoms.positions.sum()):  # a NaN or infinity anywhere shows in the sum
+    # A NaN or infinity anywhere shows in the sum.
+    if not math.isfinite(np.add.reduce(atoms.positions, axis=None)):
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
         raise StructureError(
             f"positions of atoms {bad} are not finite; the step before went wrong."
         )
-    cell = atoms.cell.array
-    if not math.isfinite(sum(map(sum, cell.tolist()))):
-        raise StructureError("the cell is not finite; the step before went wrong.")
-    if is_periodic(atoms) and (atoms.cell.rank < 3 or atoms.cell.volume < 1e-6):
-        raise StructureError(
-            f"pbc is {atoms.pbc.tolist()} but the cell {cell.tolist()} has no volume; "
-            "set atoms.cell, or atoms.pbc = False for a molecule."
-        )
+    _check_cell(atoms.cell.array.tobytes(), atoms.pbc.tobytes())
 
 
 def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tuple[bytes, ...]:
@@ -160,6 +156,20 @@ def _composition(numbers: bytes, charge: int, multiplicity: int) -> Composition:
     present = sorted(set(symbols), key=chemical_symbols.index)
     formula = Symbols(np.frombuffer(numbers, dtype=int)).get_chemical_formula()
     return Composition(formula, " ".join(present), charge, multiplicity)
+
+
+@lru_cache(maxsize=64)
+def _check_cell(cell: bytes, pbc: bytes) -> None:
+    """Refuse a cell that is not finite, or none where a direction is periodic."""
+    vectors = np.frombuffer(cell).reshape(3, 3)
+    periodic = np.frombuffer(pbc, dtype=bool)
+    if not np.isfinite(vectors).all():
+        raise StructureError("the cell is not finite; the step before went wrong.")
+    if periodic.any() and abs(np.linalg.det(vectors)) < MIN_VOLUME:
+        raise StructureError(
+            f"pbc is {periodic.tolist()} but the cell {vectors.tolist()} has no volume; "
+            "set atoms.cell, or atoms.pbc = False for a molecule."
+        )
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.flags.report import FlagReport
+from hybrid_calc.gate.evidence import Trust
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.regime import Regime
@@ -104,7 +105,7 @@ class Step:
             "score": _number(decision.score),
             "threshold": decision.threshold,
             "standing": decision.standing,
-            "trusted_neighbours": decision.trust.neighbours,
+            "trusted_neighbours": None if decision.trust is None else decision.trust.neighbours,
             "audit_probability": decision.audit_probability,
             "labelled": self.label is not None,
             "energy": self.energy,
@@ -119,7 +120,7 @@ class Step:
 
 def evidence_of(decision: Decision, observation: Observation) -> dict[str, Any]:
     """Return what a decision rested on: what the gate saw, and validated frames nearby."""
-    trust = decision.trust
+    trust = decision.trust or Trust()
     nearest = trust.nearest if math.isfinite(trust.nearest) else None
     evidence = {
         "neighbours": trust.neighbours,

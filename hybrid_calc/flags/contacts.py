@@ -61,10 +61,12 @@ def pairs_of(numbers: NDArray[np.integer]) -> Pairs:
 def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
     """Return the distance of each pair, A, to the nearest image where periodic, shape (P,)."""
     positions = atoms.positions
-    vectors = positions.take(pairs.first, axis=0) - positions.take(pairs.second, axis=0)
+    vectors = positions.take(pairs.first, axis=0)
+    vectors -= positions.take(pairs.second, axis=0)
     if len(vectors) and is_periodic(atoms):
         vectors, _ = find_mic(vectors, atoms.cell, atoms.pbc)
-    return np.asarray(np.sqrt(np.einsum("px,px->p", vectors, vectors)))
+    vectors *= vectors
+    return np.asarray(np.sqrt(np.add.reduce(vectors, axis=1)))
 
 
 def close_contacts(distances: NDArray[np.float64], pairs: Pairs, ratio: float) -> tuple[Flag, ...]:

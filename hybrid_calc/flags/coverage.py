@@ -21,7 +21,8 @@ FINGERPRINT_CENTRES = np.linspace(0.6, 2.8, 12)
 """Centres of the radial functions, A."""
 FINGERPRINT_WIDTH = 0.25
 """Width of the radial functions, A."""
-_SCALED_CENTRES = FINGERPRINT_CENTRES / FINGERPRINT_WIDTH
+FEW_PAIRS = 300
+"""Up to so many pairs, leaving out those beyond the cut-off costs more than it saves."""
 
 
 def domain_flags(atoms: Atoms, info: CommitteeInfo) -> tuple[Flag, ...]:
@@ -75,15 +76,22 @@ def fingerprint(
     columns
         Of the structure, from `fingerprint_columns`.
     """
-    near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
-    lengths = distances.take(near)
-    radial = np.subtract.outer(lengths / FINGERPRINT_WIDTH, _SCALED_CENTRES)
-    np.multiply(radial, radial, out=radial)
-    np.exp(np.negative(radial, out=radial), out=radial)
-    radial *= (0.5 + 0.5 * np.cos(np.pi / FINGERPRINT_CUTOFF * lengths))[:, None]
+    if len(distances) > FEW_PAIRS:
+        near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
+        distances, columns = distances.take(near), columns.take(near, axis=1)
+    lengths = np.minimum(distances, FINGERPRINT_CUTOFF)[:, None]
+    radial = lengths - FINGERPRINT_CENTRES
+    radial *= radial
+    radial *= -1 / FINGERPRINT_WIDTH**2
+    np.exp(radial, out=radial)
+    lengths *= np.pi / FINGERPRINT_CUTOFF
+    np.cos(lengths, out=lengths)
+    lengths += 1
+    lengths *= 0.5
+    radial *= lengths
     sums = np.bincount(
-        columns.take(near, axis=1).ravel(),
-        weights=np.concatenate((radial, radial)).ravel(),
+        columns.ravel(),
+        weights=np.concatenate((radial, radial), axis=None),
         minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
     return cast("NDArray[np.float64]", sums.reshape(pairs.atoms, -1))
@@ -110,5 +118,6 @@ def fingerprint_distance(
         Indices that count, or a slice.
     """
     difference = there[:, atoms] - here[atoms]
-    squares = np.einsum("fad,fad->fa", difference, difference)
+    difference *= difference
+    squares = np.add.reduce(difference, axis=2)
     return np.asarray(np.sqrt(np.maximum.reduce(squares, axis=1)))

@@ -24,7 +24,6 @@ from hybrid_calc.flags.report import Flag, FlagReport
 from hybrid_calc.flags.thermal import (
     energy_drift,
     high_temperature,
-    in_dynamics,
     step_displacement,
     temperature,
 )
@@ -129,9 +128,10 @@ class Monitor:
         distances = pair_distances(atoms, self._pairs)
         flags = list(self._domain(atoms))
         mean_temperature = None
-        moving = in_dynamics(atoms)
-        if moving:
-            self._temperatures.append(temperature(atoms))
+        kelvin = temperature(atoms)
+        moving = kelvin is not None
+        if kelvin is not None:
+            self._temperatures.append(kelvin)
             mean_temperature = sum(self._temperatures) / len(self._temperatures)
         flags += self._bonds.look(distances, moving=moving, temperature=mean_temperature)
         flags += own_image_contacts(atoms, limits.close_contact_ratio)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_masses
@@ -12,19 +14,23 @@ from hybrid_calc.flags.report import Flag, Severity
 from hybrid_calc.geometry import is_periodic
 
 
-def in_dynamics(atoms: Atoms) -> bool:
-    """Tell whether the structure comes from molecular dynamics: it has momenta."""
-    return "momenta" in atoms.arrays and bool(atoms.arrays["momenta"].any())
-
-
-def temperature(atoms: Atoms) -> float:
-    """Return the temperature of a structure with momenta, K, as ASE defines it."""
-    momenta, masses = atoms.arrays["momenta"], atoms.arrays.get("masses")
-    if masses is None:
-        masses = atomic_masses.take(atoms.numbers)
-    twice_kinetic = float(np.vdot(momenta, momenta / masses[:, None]))
+def temperature(atoms: Atoms) -> float | None:
+    """Return the temperature, K, as ASE defines it; None outside dynamics, without momenta."""
+    momenta, masses = atoms.arrays.get("momenta"), atoms.arrays.get("masses")
+    if momenta is None:
+        return None
+    inverse = _inverse_masses(atoms.numbers.tobytes()) if masses is None else 1 / masses[:, None]
+    twice_kinetic = float(np.vdot(momenta, momenta * inverse))
+    if twice_kinetic == 0:
+        return None
     freedom = atoms.get_number_of_degrees_of_freedom()
     return twice_kinetic / (freedom * units.kB) if freedom else 0.0
+
+
+@lru_cache(maxsize=64)
+def _inverse_masses(numbers: bytes) -> NDArray[np.float64]:
+    """Return one over the standard masses, 1/u, shape (N, 1)."""
+    return np.asarray(1 / atomic_masses[np.frombuffer(numbers, dtype=int)][:, None])
 
 
 def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -> tuple[Flag, ...]:

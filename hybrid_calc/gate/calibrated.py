@@ -83,7 +83,7 @@ class Calibration(Protocol):
 
     def novelty(
         self, descriptors: NDArray[np.float64], numbers: NDArray[np.integer]
-    ) -> NDArray[np.float64] | None:
+    ) -> NDArray[np.floating] | None:
         """Return how far each atom is from what the committee was trained on, shape (N,).
 
         1 is the 99 % training quantile of its element, infinite an element

@@ -82,7 +82,7 @@ class CommitteeCalibration:
 
     def novelty(
         self, descriptors: NDArray[np.float64], numbers: NDArray[np.integer]
-    ) -> NDArray[np.float64] | None:
+    ) -> NDArray[np.floating] | None:
         """Return how far each atom is from the training frames, shape (N,), or None."""
         if self.novelty_model is None:
             return None

@@ -128,25 +128,27 @@ class Evidence:
         frames = self._frames.get(regime)
         if not frames or frames[-1].fingerprint.shape != fingerprint.shape:
             return Trust()
-        if regime not in self._stacks:
-            self._stacks[regime] = np.array([frame.fingerprint for frame in frames])
-        neighbours, nearest, worst = 0, float("inf"), 0.0
-        stack = self._stacks[regime]
+        stack = self._stacks.get(regime)
+        if stack is None:
+            stack = np.array([frame.fingerprint for frame in reversed(frames)])
+            self._stacks[regime] = stack
+        neighbours, nearest, worst = 0, math.inf, 0.0
+        distances: list[float] = []
         # Newest first, in blocks: enough neighbours or one that was bad settles it.
-        for end in range(len(stack), 0, -BLOCK):
-            start = max(0, end - BLOCK)
-            distances = fingerprint_distance(fingerprint, stack[start:end], atoms).tolist()
-            for index in range(end - 1, start - 1, -1):
-                nearest = min(nearest, distances[index - start])
-                if not distances[index - start] <= radius:  # a NaN is nowhere near
-                    continue
-                frame = frames[index]
-                if not frame.good:
-                    return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
-                neighbours += 1
-                worst = max(worst, frame.error)
-                if neighbours >= enough:
-                    return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
+        for index, frame in enumerate(reversed(frames)):
+            if index == len(distances):
+                block = stack[index : index + BLOCK]
+                distances += fingerprint_distance(fingerprint, block, atoms).tolist()
+            distance = distances[index]
+            nearest = min(nearest, distance)
+            if not distance <= radius:  # a NaN is nowhere near
+                continue
+            if not frame.good:
+                break
+            neighbours += 1
+            worst = max(worst, frame.error)
+            if neighbours >= enough:
+                break
         return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)
 
     def factor(

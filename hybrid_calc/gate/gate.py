@@ -7,8 +7,6 @@ import warnings
 from collections import deque
 from typing import Any
 
-import numpy as np
-
 from hybrid_calc.errors import BudgetExhausted, InputError
 from hybrid_calc.flags.report import Severity
 from hybrid_calc.gate.audit import AuditLog
@@ -18,12 +16,12 @@ from hybrid_calc.gate.calibrated import (
     CalibrationMismatchWarning,
     RegimeCalibration,
 )
-from hybrid_calc.gate.control import Streak, affordable
+from hybrid_calc.gate.control import Draws, Streak, affordable
 from hybrid_calc.gate.doubts import Doubts
-from hybrid_calc.gate.evidence import Evidence, Validated
+from hybrid_calc.gate.evidence import Evidence, Trust, Validated
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Reason, Source
-from hybrid_calc.gate.reasons import Verdict, reasons_to_ask
+from hybrid_calc.gate.reasons import Verdict, hinges_on_trust, reasons_to_ask
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.gate.tolerance import ToleranceWatch
@@ -72,7 +70,7 @@ class Gate:
         self.horizon: int | None = None
         self._doubts = Doubts()
         self._relative: deque[float] = deque(maxlen=REMEMBERED_SCORES)
-        self._random = np.random.default_rng(self.settings.seed)
+        self._draws = Draws(self.settings.seed)
         self._tolerance = ToleranceWatch(self.settings.force_tolerance_ev_per_ang)
 
     @property
@@ -142,7 +140,7 @@ class Gate:
             hard flag is up.
         """
         settings, regime = self.settings, observation.regime
-        draw = float(self._random.random())  # one draw per geometry, asked or not
+        draw = next(self._draws)  # one draw per geometry, asked or not
         verdict = self._verdict(observation)
         reasons = reasons_to_ask(
             observation, verdict, settings, self._held(observation, verdict, streak)
@@ -160,6 +158,9 @@ class Gate:
             self._tolerance.look(verdict.score)
         paid = self._afford(reasons, observation)
         self.audits.count(flagged=flagged)
+        trust = verdict.trust
+        if trust is None and reasons and paid:
+            trust = self._trust(observation)  # for the record that the label will have
         return Decision(
             source=Source.REFERENCE if reasons and paid else Source.COMMITTEE,
             reasons=tuple(reasons) if paid else (),
@@ -171,7 +172,7 @@ class Gate:
             threshold=verdict.threshold,
             validated=verdict.calibrated is not None,
             trusted=verdict.trusted,
-            trust=verdict.trust,
+            trust=trust,
             audit_probability=0.0 if wanted else probability,  # nothing was left to chance
         )
 
@@ -286,13 +287,7 @@ class Gate:
         """Judge the committee's answer and what stands behind it."""
         settings, regime, spread = self.settings, observation.regime, observation.spread
         known = self.calibrated(regime)
-        trust = self.evidence.trust(
-            regime,
-            observation.fingerprint,
-            observation.concerned_atoms(),
-            settings.trust_radius,
-            settings.trust_frames,
-        )
+        trust = self._trust(observation) if hinges_on_trust(observation, known) else None
         if known is None:
             factor, threshold = self.factor(regime, spread), settings.force_tolerance_ev_per_ang
             score = factor * spread
@@ -312,7 +307,19 @@ class Gate:
             objects=objects,
             relative=max(relative, 1.0) if objects else relative,
             trust=trust,
-            trusted=settings.trust and trust.neighbours >= settings.trust_frames,
+            trusted=settings.trust
+            and trust is not None
+            and trust.neighbours >= settings.trust_frames,
+        )
+
+    def _trust(self, observation: Observation) -> Trust:
+        """Look for validated frames near a geometry."""
+        return self.evidence.trust(
+            observation.regime,
+            observation.fingerprint,
+            observation.concerned_atoms(),
+            self.settings.trust_radius,
+            self.settings.trust_frames,
         )
 
     def _held(self, observation: Observation, verdict: Verdict, streak: Streak | None) -> bool:
@@ -381,7 +388,7 @@ class Gate:
             "doubts": self._doubts.state(),
             "relative": list(self._relative),
             "tolerance": self._tolerance.state(),
-            "random": self._random.bit_generator.state,
+            "draws": self._draws.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -395,13 +402,13 @@ class Gate:
         InputError
             An earlier version of hybrid_calc wrote the state.
         """
-        if "doubts" not in state or "ended" not in state["audits"]:
+        if "draws" not in state:
             raise InputError(
                 "this run was begun by an earlier version of hybrid_calc, whose gate kept less in "
                 "mind: finish it with that version, or start a new run on the same store."
             )
         self.budget.spent, self.budget.audits = state["spent"], state["paid_audits"]
-        self._random.bit_generator.state = state["random"]
+        self._draws.restore(state["draws"])
         now, self.committee = self.committee, state["committee"]
         self.evidence.restore(state["evidence"])
         if now and now != self.committee:

@@ -26,6 +26,8 @@ ATOMS_PER_AXIS = 5
 TRAINING_QUANTILE = 0.99
 """Share of an element's training atoms whose novelty is at most 1."""
 CACHED_COMPOSITIONS = 64
+ORDINARY = 1e12
+"""Up to this sum of squares no descriptor is infinite, or can become so on the way."""
 _FLOOR = 1e-9
 
 
@@ -109,34 +111,44 @@ class _Layout:
     def __init__(self, numbers: NDArray[np.integer], clouds: Mapping[int, Cloud]) -> None:
         width = sum(len(cloud.spans) for cloud in clouds.values())
         depth = max((len(cloud.mean) for cloud in clouds.values()), default=0)
+        # In units of off_span y = x / off: |y|^2 + sum_a y_a^2 (off^2 / span_a^2 - 1)
+        self.scales = np.zeros((len(numbers), 1), dtype=np.float32)
         self.means = np.zeros((len(numbers), depth), dtype=np.float32)
         self.axes = np.zeros((depth, width), dtype=np.float32)
-        # |x|^2 / off^2 + sum_a x_a^2 (1 / span_a^2 - 1 / off^2), infinite without a cloud
         self.weights = np.zeros((len(numbers), width), dtype=np.float32)
-        self.off_weights = np.full(len(numbers), np.inf, dtype=np.float32)
+        self.strangers = np.flatnonzero(~np.isin(numbers, list(clouds)))
         place = 0
         for number, cloud in clouds.items():
             columns = slice(place, place + len(cloud.spans))
             place += len(cloud.spans)
             rows = np.flatnonzero(numbers == number)
             self.axes[:, columns] = cloud.axes
-            self.means[rows] = cloud.mean
-            self.off_weights[rows] = cloud.off_span**-2
-            self.weights[rows, columns] = cloud.spans**-2 - cloud.off_span**-2
+            self.scales[rows] = 1 / cloud.off_span
+            self.means[rows] = cloud.mean / cloud.off_span
+            self.weights[rows, columns] = (cloud.off_span / cloud.spans) ** 2 - 1
 
     def novelty(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the novelty of every atom; not a number where a descriptor is none."""
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so
-            deviation = descriptors.astype(np.float32)
-            deviation -= self.means
-            along = deviation @ self.axes
-            along *= along
-            along *= self.weights
-            deviation *= deviation
-            squares = deviation.sum(axis=1)
-            squares *= self.off_weights
-            squares += along.sum(axis=1)
-            return np.asarray(np.sqrt(np.maximum(squares, 0, out=squares), out=squares))
+        """Return the novelty of every atom, infinite where a descriptor is not finite."""
+        if np.vdot(descriptors, descriptors) < ORDINARY:
+            novelty = self._distances(descriptors)
+        else:
+            with np.errstate(invalid="ignore", over="ignore"):
+                novelty = self._distances(descriptors)
+            novelty[np.isnan(novelty)] = np.inf
+        if len(self.strangers):
+            novelty[self.strangers] = np.inf
+        return novelty
+
+    def _distances(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
+        deviation = np.multiply(descriptors, self.scales, dtype=np.float32)
+        deviation -= self.means
+        along = deviation @ self.axes
+        along *= along
+        along *= self.weights
+        deviation *= deviation
+        squares = np.add.reduce(deviation, axis=1)
+        squares += np.add.reduce(along, axis=1)
+        return np.asarray(np.sqrt(np.maximum(squares, 0, out=squares), out=squares))
 
 
 class Novelty:
@@ -179,17 +191,15 @@ class Novelty:
 
     def of_atoms(
         self, numbers: NDArray[np.integer], descriptors: NDArray[np.floating]
-    ) -> NDArray[np.float64]:
+    ) -> NDArray[np.float32]:
         """Return the novelty of every atom, shape (N,).
 
         Infinite for an element without a training atom, and where a
         descriptor is not a finite number.
         """
         if not self.clouds:
-            return np.full(len(numbers), np.inf)
-        novelty = self._layout(numbers).novelty(descriptors).astype(np.float64)
-        novelty[np.isnan(novelty)] = np.inf
-        return novelty
+            return np.full(len(numbers), np.inf, dtype=np.float32)
+        return self._layout(numbers).novelty(descriptors)
 
     def _layout(self, numbers: NDArray[np.integer]) -> _Layout:
         """Return how a molecule's atoms are arranged; most often it is the one before."""

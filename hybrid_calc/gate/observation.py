@@ -64,7 +64,8 @@ class Observation:
     worst_atoms: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.fingerprint.sum()):  # a NaN anywhere shows in the sum
+        # A NaN anywhere shows in the sum.
+        if not math.isfinite(np.add.reduce(self.fingerprint, axis=None)):
             raise InputError(
                 "the fingerprint of a geometry is not finite; its positions are not either."
             )

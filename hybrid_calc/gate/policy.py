@@ -63,7 +63,8 @@ class Decision:
         Whether validated frames of this run nearby silence flags and the
         missing validation.
     trust
-        Those frames.
+        Those frames; None where nothing hinged on them: the committee answered in a
+        calibrated regime, with no flag up.
     audit_probability
         Probability with which this geometry was going to be audited; 0 for one that a
         driver chose.
@@ -76,7 +77,7 @@ class Decision:
     factor: float
     score: float
     threshold: float
-    trust: Trust
+    trust: Trust | None
     audit_probability: float
     validated: bool = False
     trusted: bool = False
@@ -87,7 +88,7 @@ class Decision:
         """What the regime rests on, in words."""
         if self.validated:
             return "validated"
-        if self.trusted:
+        if self.trusted and self.trust is not None:
             return f"unvalidated, trusted by {self.trust.neighbours} frames of this run"
         return "unvalidated"
 

@@ -28,7 +28,7 @@ class Verdict:
     relative
         Score over threshold, 1 at least where it objects.
     trust
-        Validated frames of this run nearby.
+        Validated frames of this run nearby; None where nothing hinges on them.
     trusted
         Whether they are enough.
     """
@@ -39,8 +39,26 @@ class Verdict:
     threshold: float
     objects: bool
     relative: float
-    trust: Trust
+    trust: Trust | None
     trusted: bool
+
+
+def hinges_on_trust(observation: Observation, known: RegimeCalibration | None) -> bool:
+    """Tell whether validated frames nearby could change who answers.
+
+    In a calibrated regime, with no flag up and no new environment, they could not.
+
+    Parameters
+    ----------
+    observation
+        The geometry.
+    known
+        What stands behind its regime, None without calibration.
+    """
+    if known is None or observation.asking_flags():
+        return True
+    limit = known.novelty_limit
+    return limit is not None and not observation.signal("novelty") <= limit  # a NaN is new
 
 
 def reasons_to_ask(
@@ -124,8 +142,10 @@ def _uncertain(
 
 def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) -> list[Reason]:
     """Return what is not validated: the regime, or the environment of an atom."""
-    near = f"{verdict.trust.neighbours} of {settings.trust_frames} validated frames nearby"
-    known = verdict.calibrated
+    known, trust = verdict.calibrated, verdict.trust
+    if trust is None:
+        return []
+    near = f"{trust.neighbours} of {settings.trust_frames} validated frames nearby"
     if known is None:
         return [Reason(policy="unseen", detail=f"{observation.regime}: {near}")]
     limit, novelty = known.novelty_limit, observation.signal("novelty")

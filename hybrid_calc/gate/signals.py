@@ -25,23 +25,26 @@ def committee_signals(prediction: Prediction) -> tuple[dict[str, float], dict[st
     mean = prediction.mean_forces
     deviation = prediction.forces - mean
     freedom = len(deviation) - 1
-    squares = (deviation * deviation).sum(axis=(0, 2)).tolist()
-    forces = (mean * mean).sum(axis=1).tolist()
-    spreads = [math.sqrt(square / freedom) for square in squares]
-    sizes = [math.sqrt(square) for square in forces]
-    relative = [spread / (size + FORCE_FLOOR) for spread, size in zip(spreads, sizes, strict=True)]
-    energies = prediction.energies.tolist()
-    variance = sum((energy - prediction.energy) ** 2 for energy in energies) / freedom
-    signals: dict[str, float] = {}
-    atoms: dict[str, int] = {}
-    for name, values in (
-        ("force_spread", spreads),
-        ("relative_spread", relative),
-        ("largest_force", sizes),
-    ):
-        largest = max(values)
-        signals[name], atoms[name] = largest, values.index(largest)
-    signals["energy_spread_per_atom"] = math.sqrt(variance) / len(spreads)
+    deviation *= deviation
+    spreads = np.add.reduce(deviation, axis=(0, 2)).tolist()  # squared, as are all three
+    forces = np.add.reduce(mean * mean, axis=1).tolist()
+    relative = [
+        spread / (math.sqrt(force) + FORCE_FLOOR) ** 2
+        for spread, force in zip(spreads, forces, strict=True)
+    ]
+    spread, share, force = max(spreads), max(relative), max(forces)
+    squares = [(energy - prediction.energy) ** 2 for energy in prediction.energies.tolist()]
+    signals = {
+        "force_spread": math.sqrt(spread / freedom),
+        "relative_spread": math.sqrt(share / freedom),
+        "largest_force": math.sqrt(force),
+        "energy_spread_per_atom": math.sqrt(sum(squares) / freedom) / len(spreads),
+    }
+    atoms = {
+        "force_spread": spreads.index(spread),
+        "relative_spread": relative.index(share),
+        "largest_force": forces.index(force),
+    }
     return signals, atoms
 
 
@@ -50,7 +53,7 @@ def observe(
     survey: Survey,
     regime: Regime,
     *,
-    novelty: NDArray[np.float64] | None = None,
+    novelty: NDArray[np.floating] | None = None,
     ranges: TrainingRanges | None = None,
     second_opinion: NDArray[np.float64] | None = None,
 ) -> Observation:

@@ -124,6 +124,20 @@ def test_trust_silences_an_unseen_environment_of_a_validated_regime():
     assert judge.decide(scene).reasons == ()
 
 
+def test_evidence_is_looked_up_where_something_hinges_on_it_and_for_every_label():
+    judge = gate(Table({CALM: known(novelty_limit=1.5)}))
+    calm, new = (observe(0.01, risk=0.0, novelty=novelty) for novelty in (1.0, 9.0))
+    assert judge.decide(calm).trust is None
+    for neighbours in range(3):
+        decision = judge.decide(new)
+        assert decision.trust.neighbours == neighbours
+        judge.learn(decision, new, 0.01, 0.0)
+    wanted = judge.decide(calm, wanted="a driver wants it")
+    assert wanted.trust.neighbours == 3
+    flagged = judge.decide(observe(0.01, 0.0, BREAKING, risk=0.0, novelty=1.0))
+    assert flagged.trust is not None
+
+
 def test_flags_that_make_a_calibrated_regime_contradict_nothing_there():
     judge = gate(Table({REACTIVE: known()}))
     assert judge.decide(observe(0.01, 0.0, BREAKING, risk=0.0, regime=REACTIVE)).policies == ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_calc.gate.control import Streak, affordable, contradicts
+from hybrid_calc.gate.control import Draws, Streak, affordable, contradicts
 
 
 def held(*relative, streak=None):
@@ -108,3 +110,14 @@ def test_one_bad_audit_beside_twenty_caught_frames_is_what_was_promised():
 @given(st.integers(0, 200), st.integers(1, 5), st.floats(0.01, 0.3))
 def test_more_caught_frames_never_make_a_calibration_more_doubtful(caught, found, missed):
     assert contradicts(caught, found, 0.03, missed) >= contradicts(caught + 50, found, 0.03, missed)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 127, 128, 300])
+def test_draws_are_those_of_the_seed_and_go_on_where_they_were(taken):
+    expected = np.random.default_rng(7).random(taken + 200)
+    draws = Draws(7)
+    assert [next(draws) for _ in range(taken)] == expected[:taken].tolist()
+    resumed = Draws(0)
+    resumed.restore(json.loads(json.dumps(draws.state())))
+    for one in (draws, resumed):
+        assert [next(one) for _ in range(200)] == expected[taken:].tolist()
