@@ -4,9 +4,10 @@ Four stacked MACE members (the small network of benchmarks/committee.py), what
 a user's committee is; and ANI-1x, the fastest committee there is here, so that
 the share cannot hide behind a slow one.  Once as a run without calibration is,
 and once with training ranges, novelty on the descriptors and a calibrated
-threshold.  Trust is earned and looked up at every step, as in a long run, and
-every step writes its line of decisions.jsonl.  Atoms shake around the start
-by 0.02 A, with the momenta of 300 K.
+threshold.  Trust is earned, as in a long run; without a calibration it is looked
+up at every step, with one nothing hinges on it in a calm one.  Every step writes
+its line of decisions.jsonl.  Atoms shake around the start by 0.02 A, with the
+momenta of 300 K.
 """
 
 from __future__ import annotations

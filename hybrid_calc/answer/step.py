@@ -105,7 +105,7 @@ class Step:
             "score": _number(decision.score),
             "threshold": decision.threshold,
             "standing": decision.standing,
-            "trusted_neighbours": None if decision.trust is None else decision.trust.neighbours,
+            "evidence": None if decision.trust is None else _evidence(decision.trust),
             "audit_probability": decision.audit_probability,
             "labelled": self.label is not None,
             "energy": self.energy,
@@ -120,18 +120,24 @@ class Step:
 
 def evidence_of(decision: Decision, observation: Observation) -> dict[str, Any]:
     """Return what a decision rested on: what the gate saw, and validated frames nearby."""
-    trust = decision.trust or Trust()
-    nearest = trust.nearest if math.isfinite(trust.nearest) else None
-    evidence = {
-        "neighbours": trust.neighbours,
-        "nearest": nearest,
-        "worst_error": trust.worst_error,
-    }
     seen = observation.to_dict()
     signals = seen["signals"]
     if "force_spread" in observation.worst_atoms:
         signals = signals | {"worst_atom": observation.worst_atoms["force_spread"]}
-    return {"observation": seen, "signals": signals, "evidence": evidence}
+    return {
+        "observation": seen,
+        "signals": signals,
+        "evidence": _evidence(decision.trust or Trust()),
+    }
+
+
+def _evidence(trust: Trust) -> dict[str, Any]:
+    """Return how many validated frames are nearby, how far the nearest is and how good they are."""
+    return {
+        "neighbours": trust.neighbours,
+        "nearest": _number(trust.nearest),
+        "worst_error": trust.worst_error,
+    }
 
 
 def _number(value: float) -> float | None:

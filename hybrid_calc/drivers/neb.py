@@ -162,8 +162,9 @@ class HybridNEB:
             self._pathways[0].set_out(self.path)
         self._remembered = self._now()
         try:
-            for pathway in self._pathways[:-1]:
-                pathway.settle()
+            for pathway in self._pathways:
+                if pathway.missing or pathway is not self._pathways[-1]:
+                    pathway.settle()
             while not missing:
                 self._search(self._pathways[-1])
                 another = self._another(means)

@@ -60,13 +60,13 @@ def pairs_of(numbers: NDArray[np.integer]) -> Pairs:
 
 def pair_distances(atoms: Atoms, pairs: Pairs) -> NDArray[np.float64]:
     """Return the distance of each pair, A, to the nearest image where periodic, shape (P,)."""
-    positions = atoms.positions
-    vectors = positions.take(pairs.first, axis=0)
-    vectors -= positions.take(pairs.second, axis=0)
-    if len(vectors) and is_periodic(atoms):
-        vectors, _ = find_mic(vectors, atoms.cell, atoms.pbc)
+    components = np.ascontiguousarray(atoms.positions.T)
+    vectors = components.take(pairs.first, axis=1)
+    vectors -= components.take(pairs.second, axis=1)
+    if len(pairs.first) and is_periodic(atoms):
+        vectors = find_mic(vectors.T, atoms.cell, atoms.pbc)[0].T
     vectors *= vectors
-    return np.asarray(np.sqrt(np.add.reduce(vectors, axis=1)))
+    return np.asarray(np.sqrt(np.add.reduce(vectors, axis=0)))
 
 
 def close_contacts(distances: NDArray[np.float64], pairs: Pairs, ratio: float) -> tuple[Flag, ...]:

@@ -108,6 +108,11 @@ def test_one_that_was_given_up_and_may_be_lower_leaves_the_other_unconfirmed(pla
     assert result.barrier == pytest.approx(0.8, abs=5e-3)
     assert "over 0.403 eV so far, may be lower" in result.missing
     assert "labels were not enough" in result.missing
+    again = search(planar_ends, Reference(ridged), limits=replace(HARD, max_pathways=2))
+    again.restore(json.loads(json.dumps({**driver._now(), "receipts": []})))
+    resumed = again.run()
+    assert not resumed.confirmed
+    assert resumed.missing == result.missing
 
 
 @pytest.mark.usefixtures("hopeless")

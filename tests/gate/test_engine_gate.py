@@ -129,7 +129,7 @@ def test_what_the_regime_rests_on_shows_in_the_step():
         *["unvalidated"] * 3,
         "unvalidated, trusted by 3 frames of this run",
     ]
-    assert [line["trusted_neighbours"] for line in said] == [0, 1, 2, 3]
+    assert [line["evidence"]["neighbours"] for line in said] == [0, 1, 2, 3]
     assert all(line["score"] == line["factor"] * line["spread"] for line in said)
 
 
