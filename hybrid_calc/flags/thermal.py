@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -10,12 +11,19 @@ from ase.data import atomic_masses
 from ase.geometry import find_mic
 from numpy.typing import NDArray
 
+from hybrid_calc.errors import StructureError
 from hybrid_calc.flags.report import Flag, Severity
 from hybrid_calc.geometry import is_periodic
 
 
 def temperature(atoms: Atoms) -> float | None:
-    """Return the temperature, K, as ASE defines it; None outside dynamics, without momenta."""
+    """Return the temperature, K, as ASE defines it; None outside dynamics, without momenta.
+
+    Raises
+    ------
+    StructureError
+        The momenta are not finite.
+    """
     momenta, masses = atoms.arrays.get("momenta"), atoms.arrays.get("masses")
     if momenta is None:
         return None
@@ -23,6 +31,8 @@ def temperature(atoms: Atoms) -> float | None:
     twice_kinetic = float(np.vdot(momenta, momenta * inverse))
     if twice_kinetic == 0:
         return None
+    if not math.isfinite(twice_kinetic):
+        raise StructureError("the momenta are not finite; the step before went wrong.")
     freedom = atoms.get_number_of_degrees_of_freedom()
     return twice_kinetic / (freedom * units.kB) if freedom else 0.0
 

@@ -9,6 +9,7 @@ from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.md.velocitydistribution import thermalize_momenta
 
+from hybrid_calc.errors import StructureError
 from hybrid_calc.flags.report import Severity
 from hybrid_calc.flags.thermal import (
     high_temperature,
@@ -24,6 +25,9 @@ def test_a_structure_without_momenta_is_not_in_dynamics():
     assert temperature(atoms) is None
     atoms.set_momenta([[0, 0, 0.1], [0, 0, 0]])
     assert temperature(atoms) > 0
+    atoms.arrays["momenta"][0, 1] = np.nan
+    with pytest.raises(StructureError, match="momenta are not finite"):
+        temperature(atoms)
 
 
 @pytest.mark.parametrize(("moved", "up"), [(0.29, False), (0.31, True)])
