@@ -28,14 +28,16 @@ from hybrid_calc.gate.replay import ReplayFrame, replay
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import band_of, scope_entries
 from hybrid_calc.gate.settings import PRESETS
-from hybrid_calc.gate.thresholds import calibrate_regimes
+from hybrid_calc.gate.thresholds import FUSED, calibrate_regimes
 from hybrid_calc.gate.tolerance import ToleranceWarning
+from hybrid_calc.training.calibrate import CalibrationPlan
 
 warnings.simplefilter("ignore", ToleranceWarning)  # what they say is among the figures
 warnings.simplefilter("ignore", CalibrationDoubtedWarning)
 MISSED_SHARE = 0.1
 SPLITS = 20
-SECOND = "fused_second_opinion"
+DEFAULT, SECOND = "default", "fused_second_opinion"
+"""What `hybrid-calc calibrate` makes without `--signal`; and with all signals."""
 SINGLE = {
     "spread": "force_spread",
     "relative_spread": "relative_spread",
@@ -48,7 +50,10 @@ Found = tuple[dict[str, float], dict[str, Any]]
 
 
 def calibrated(
-    domain: Domain, frames: LabelledFrames, fitting: LabelledFrames | None = None
+    domain: Domain,
+    frames: LabelledFrames,
+    fitting: LabelledFrames | None = None,
+    signals: Sequence[str] = CalibrationPlan().signals,
 ) -> CommitteeCalibration:
     """Return the calibration of these frames, as `hybrid-calc calibrate` makes it."""
     force, energy = domain.tolerances
@@ -59,6 +64,7 @@ def calibrated(
         force_tolerance=force,
         energy_tolerance=energy,
         random=np.random.default_rng(0),
+        signals=signals,
     )
     card = ScopeCard(
         committee=domain.info.identity,
@@ -92,7 +98,7 @@ def thresholds(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
     everything = gfn2.labelled(gfn2.tables, second=True)
-    for way in (*SINGLE, "fused", SECOND, "flags"):
+    for way in (*SINGLE, DEFAULT, "fused", SECOND, "flags"):
         rows = [split(gfn2, everything, way, seed) for seed in range(5 if quick else SPLITS)]
         missed = np.array([row["missed"] for row in rows])
         figures |= {
@@ -103,7 +109,7 @@ def thresholds(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
         }
         details[way] = rows
     for name in ("missed_share_calibrated_upper", "call_rate_over_bad_share"):
-        figures[name] = figures[f"{name}_fused"]  # what `hybrid-calc calibrate` makes
+        figures[name] = figures[f"{name}_{DEFAULT}"]
     return figures, details
 
 
@@ -145,7 +151,8 @@ def split(domain: Domain, everything: LabelledFrames, way: str, seed: int) -> di
                 covered |= here
     else:
         second = way == SECOND
-        calibration = calibrated(domain, known(calibrating, second), known(fitting, second))
+        sides_known = known(calibrating, second), known(fitting, second)
+        calibration = calibrated(domain, *sides_known, () if way == DEFAULT else FUSED)
         for entry in calibration.entries:
             if entry.threshold is not None:
                 here = regimes == str(entry.regime)
@@ -171,30 +178,64 @@ def known(frames: LabelledFrames, second: bool) -> LabelledFrames:
 
 
 def transfer(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
-    """Carry a threshold into regimes it was not calibrated in; the gate asks instead."""
-    del quick, acetylacetone
-    cool = [table for table in gfn2.tables if table.kind in ("300K", "600K")]
-    others = [table for table in gfn2.tables if table.kind not in ("300K", "600K")]
-    frames, strange = gfn2.labelled(cool), gfn2.labelled(others)
+    """Carry thresholds into regimes they were not calibrated in; the gate asks instead.
+
+    Molecules at 300 and 600 K into 1,200 K and reactions; acetylacetone at 300 K
+    into 600 K, the dihedral scan and the proton transfer.
+    """
+    del quick
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    for name in SINGLE.values():
-        bad = frames.excess(*gfn2.tolerances) > 1
-        limit = missed_share_threshold(frames.signals[name][bad], MISSED_SHARE)
-        bad = strange.excess(*gfn2.tolerances) > 1
-        asked = strange.signals[name] >= (0.0 if limit is None else limit)
-        details[name] = {
-            "missed": float((~asked)[bad].mean()),
-            "asked": float(asked.mean()),
-            "bad": float(bad.mean()),
-        }
-    figures["missed_share_transferred_spread"] = details["force_spread"]["missed"]
-    calibration = calibrated(gfn2, frames)
-    found = replay(gfn2.replayed(others), gfn2.gate(calibration, trust=False))
-    new = ~found.validated
-    figures["asked_share_uncalibrated"] = float(found.asked[new].mean())
-    figures["frames_uncalibrated"] = float(new.sum())
+    asked: list[NDArray[np.bool_]] = []
+    for domain, calm in ((gfn2, ("300K", "600K")), (acetylacetone, ("300K",))):
+        cool = [table for table in domain.tables if table.kind in calm]
+        others = [table for table in domain.tables if table.kind not in calm]
+        rows = carried(domain, cool, others)
+        details[domain.name] = rows
+        for way, row in rows.items():
+            figures[f"missed_share_transferred_{way}_{domain.name}"] = row["missed"]
+            figures[f"call_rate_transferred_{way}_{domain.name}"] = row["asked"]
+        gate = domain.gate(calibrated(domain, domain.labelled(cool)), trust=False)
+        found = replay(domain.replayed(others), gate)
+        asked.append(found.asked[~found.validated])
+    figures["asked_share_uncalibrated"] = float(np.concatenate(asked).mean())
+    figures["frames_uncalibrated"] = float(sum(map(len, asked)))
     return figures, details
+
+
+def carried(
+    domain: Domain, cool: Sequence[Table], others: Sequence[Table]
+) -> dict[str, dict[str, float]]:
+    """Return what thresholds of some tables, and rules without one, do on other tables.
+
+    Proxima's rule needs forces; tables with energies only are left out of its row.
+    """
+    frames, strange = domain.labelled(cool), domain.labelled(others)
+    was_bad = frames.excess(*domain.tolerances) > 1
+    bad = strange.excess(*domain.tolerances) > 1
+    rows = {"flags": shares(strange.signals["flag_count"] > 1, bad)}
+    for way, name in SINGLE.items():
+        limit = missed_share_threshold(frames.signals[name][was_bad], MISSED_SHARE)
+        rows[way] = shares(strange.signals[name] >= (0.0 if limit is None else limit), bad)
+    with_forces = [table for table in others if table.true_forces is not None]
+    for way, tables in (
+        ("Proxima", with_forces),
+        ("every tenth", others),
+        ("random tenth", others),
+    ):
+        loops = [decide(way, domain, table, domain.tolerances[0]) for table in tables]
+        asked = np.concatenate([loop.asked for loop in loops])
+        rows[way.replace(" ", "_")] = shares(asked, np.concatenate([loop.bad for loop in loops]))
+    return rows
+
+
+def shares(asked: NDArray[np.bool_], bad: NDArray[np.bool_]) -> dict[str, float]:
+    """Return shares of frames asked and bad, and of the bad ones that were not asked."""
+    return {
+        "missed": float((~asked)[bad].mean()),
+        "asked": float(asked.mean()),
+        "bad": float(bad.mean()),
+    }
 
 
 def rules(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:

@@ -35,6 +35,7 @@ def printed(steps, pathways):
         "barrier_ev": 3.361,
         "barrier_interval_95_ev": [3.35, 3.37],
         "reverse_barrier_ev": 3.147,
+        "reverse_barrier_interval_95_ev": [3.137, 3.157],
         "reaction_energy_ev": 0.214,
         "transition_fmax_ev_per_ang": 0.05,
         "curvatures_ev_per_ang2": [],

@@ -46,8 +46,6 @@ class Band:
         Shape (B, N, 3), A.
     energies
         On the surface, eV, shape (B,).
-    std
-        Posterior std of every image's energy relative to the first, eV, shape (B,).
     converged
         Whether the band's own forces are under their target.
     unsure
@@ -56,7 +54,6 @@ class Band:
 
     positions: NDArray[np.float64]
     energies: NDArray[np.float64]
-    std: NDArray[np.float64]
     converged: bool
     unsure: int | None
 
@@ -196,12 +193,13 @@ def relax_band(
         left -= optimiser.nsteps
         if unsure is not None or left <= 0:
             break
+    if unsure is None:
+        unsure = _unsure_image(band, max_std)  # also where nothing had to be moved
     band.refresh()
     final = np.array([image.positions for image in images])
     return Band(
         positions=final,
         energies=np.array([image.get_potential_energy() for image in images]),
-        std=surface_std(surface, final, final[0]),
         converged=converged and unsure is None and band.climb,
         unsure=unsure,
     )

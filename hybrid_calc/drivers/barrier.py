@@ -244,6 +244,12 @@ class NEBResult:
         return self.barrier - self.highest.half_width, self.barrier + self.highest.half_width
 
     @property
+    def reverse_interval(self) -> tuple[float, float]:
+        """95 % interval of ``reverse_barrier``, eV: both ends are labels, so it is as wide."""
+        low, high = self.interval
+        return low - self.reaction_energy, high - self.reaction_energy
+
+    @property
     def reaction_energy(self) -> float:
         """Product minus reactant, eV."""
         return float(sum(step.reaction_energy for step in self.steps))

@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.barrier import SearchLimits
-from hybrid_calc.drivers.downhill import descend_on_reference
+from hybrid_calc.drivers.downhill import descend_on_reference, side_of
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.progress import Progress
-from hybrid_calc.drivers.saddle import Descent, Saddle, descend, judge_saddle, pushed
+from hybrid_calc.drivers.saddle import (
+    CLEARLY_NEGATIVE,
+    Descent,
+    Saddle,
+    descend,
+    judge_saddle,
+    pushed,
+)
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
 from hybrid_calc.drivers.shelf import ShelfWay, ways_off_shelf
+from hybrid_calc.drivers.walk import curvature_along
 from hybrid_calc.errors import ReferenceFailed
 
 NEAR_END = 0.5
@@ -34,7 +42,7 @@ WAY_REACH_ANG = 0.3
 MOST_LEGS = 20
 """Legs of such a way, each on a surface with a label more."""
 
-PROBE = "confirmation: second mode"
+PROBE = "confirmation: a mode of the saddle"
 END = "confirmation: downhill end"
 DESCENT = "confirmation: on the way downhill"
 
@@ -79,14 +87,17 @@ class SaddleCheck:
     def judged(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> Saddle:
         """Count the negative modes at a stationary point (N, 3) beside its label.
 
-        Where the posterior leaves it open a label along the second mode decides.
+        Where the posterior leaves one of the two lowest open a label along it decides.
         """
         inflation = self.book.factor() / NORMAL_95
         saddle = judge_saddle(self.book.template, surface, here, inflation=inflation)
         self.progress.curvatures = saddle.curvatures[:2].tolist()
         if saddle.verdict in ("first order", "no saddle"):
             return saddle
-        rises = self._probe(surface, label, saddle) > 0
+        open_, (first, second) = 2 * saddle.curvature_std, saddle.curvatures[:2]
+        if first >= -open_[0] and self._probe(surface, label, saddle.modes[0]) > -CLEARLY_NEGATIVE:
+            return replace(saddle, verdict="no saddle")
+        rises = second > open_[1] or self._probe(surface, label, saddle.modes[1]) > 0
         return replace(saddle, verdict="first order" if rises else "higher order")
 
     def ways_on_surface(self, saddle: Saddle) -> list[Descent] | None:
@@ -141,7 +152,8 @@ class SaddleCheck:
 
         def arrived(one: SurfaceLabel) -> bool:
             force = max_force(self.book.template, one)
-            at_an_end = any(
+            # Of two conformers it would have arrived anywhere.
+            at_an_end = self._wanted[0] != self._wanted[1] and any(
                 bonds == self._bonds(one.positions)
                 and one.energy - end.energy < LEFT_ABOVE_END * (label.energy - end.energy)
                 for end, bonds in zip(self.ends, self._wanted, strict=True)
@@ -152,7 +164,7 @@ class SaddleCheck:
             found = descend_on_reference(self.book, saddle, DESCENT, arrived)
         except ReferenceFailed:
             self.progress.failures += 1
-            self.progress.phase = "search"
+            self.progress.doubt = "the way downhill from the climbing image was not found"
             return None
         ways = self._in_order(found)
         if ways is None:
@@ -189,26 +201,23 @@ class SaddleCheck:
 
     def _in_order(self, found: list[Descent]) -> list[Descent] | None:
         """Return two ways as start and end come, None where they end elsewhere."""
-        wanted, got = self._wanted, [self._bonds(one.positions) for one in found]
-        if got in (wanted, wanted[::-1]):
-            return found if got == wanted else found[::-1]
+        numbers = self.book.template.numbers
+        sides = [side_of(numbers, one.positions, self.ends) for one in found]
+        if sorted(sides) == ["end", "start"]:
+            return found if sides[0] == "start" else found[::-1]
         words = [
-            "its start"
-            if bonds == wanted[0]
-            else "its end"
-            if bonds == wanted[1]
-            else f"another minimum ({_changes(wanted[0], bonds)})"
-            for bonds in got
+            f"another minimum ({_changes(self._wanted[0], self._bonds(one.positions))})"
+            if side == "neither"
+            else f"its {side}"
+            for side, one in zip(sides, found, strict=True)
         ]
         self.progress.doubt = f"the saddle joins {words[0]} and {words[1]}"
         return None
 
-    def _probe(self, surface: Surface, label: SurfaceLabel, saddle: Saddle) -> float:
-        """Return the reference's curvature along the second mode, eV/A^2, for one label."""
-        mode = saddle.modes[1]
-        step = self.limits.probe_ang * mode / np.linalg.norm(mode, axis=1).max()
-        probe = self.book.ask(label.positions + step, PROBE, surface)
-        return float(-np.sum((probe.forces - label.forces) * step) / np.sum(step**2))
+    def _probe(self, surface: Surface, label: SurfaceLabel, mode: NDArray[np.float64]) -> float:
+        """Return the reference's curvature along a mode, eV/A^2, for one label."""
+        step = self.limits.probe_ang
+        return curvature_along(self.book, label, mode, PROBE, step=step, surface=surface)
 
     @property
     def _wanted(self) -> list[frozenset[tuple[int, int]]]:

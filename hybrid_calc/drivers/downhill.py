@@ -11,9 +11,14 @@ from ase.optimize import FIRE
 from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import SurfaceLabel, evaluate_surface
-from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator, max_force
+from hybrid_calc.drivers.labelling import (
+    CONFORMER_ANG,
+    LabelBook,
+    ReferenceCalculator,
+    max_force,
+)
 from hybrid_calc.drivers.saddle import Descent, Saddle, downhill_ends, judge_saddle, pushed
-from hybrid_calc.drivers.shape import bonds_of, distance_between
+from hybrid_calc.drivers.shape import bonds_of, displacement_between, distance_between
 from hybrid_calc.errors import ReferenceFailed
 
 DOWNHILL = "confirmation: downhill end"
@@ -200,7 +205,7 @@ def _judge(
     label = book.ask(positions, DOWNHILL)
     error, fmax = said - label.energy, max_force(book.template, label)
     return DownhillEnd(
-        joins=_joins(book.template.numbers, positions, ends),
+        joins=side_of(book.template.numbers, positions, ends),
         energy=label.energy - ends[0].energy,
         error=error,
         fmax=fmax,
@@ -208,16 +213,22 @@ def _judge(
     )
 
 
-def _joins(
+def side_of(
     numbers: NDArray[np.int_],
     positions: NDArray[np.float64],
     ends: tuple[SurfaceLabel, SurfaceLabel],
 ) -> str:
-    """Return the end with the same bonds; of two with the same bonds the nearer one."""
+    """Return the end, ``start`` or ``end``, that a geometry (N, 3), A, belongs to, or ``neither``.
+
+    The one with the same bonds.  Two conformers have the same: then the nearer one, by distances
+    and, since those of mirror images are equal, by superposition; and only where it is near.
+    """
     bonds = bonds_of(numbers, positions)
     fitting = [
-        (distance_between(positions, end.positions), name)
-        for name, end in zip(("start", "end"), ends, strict=True)
-        if bonds_of(numbers, end.positions) == bonds
+        (max(distance_between(positions, place), displacement_between(positions, place)), name)
+        for name, place in zip(("start", "end"), [end.positions for end in ends], strict=True)
+        if bonds_of(numbers, place) == bonds
     ]
+    if len(fitting) == 2 and min(fitting)[0] > CONFORMER_ANG:
+        return "neither"
     return min(fitting)[1] if fitting else "neither"

@@ -6,13 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.downhill import DownhillEnd, label_downhill_ends, missing_of
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook
 from hybrid_calc.drivers.polish import Polish, polish_on_reference
-from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
+from hybrid_calc.drivers.saddle import Saddle, judge_saddle, surface_hessian
 from hybrid_calc.drivers.settings import NebSettings
+
+FAR_ANG = 0.3
+"""A polished transition state that moved farther may join other minima, A."""
+
+Judge = Callable[[Surface, SurfaceLabel, NDArray[np.float64]], Saddle]
+"""Counts the negative modes of a surface at a stationary point (N, 3), A, beside its label."""
 
 
 class Finish:
@@ -55,8 +62,19 @@ class Finish:
         self.doubts: list[str] = []
         self._book, self._settings, self._begun, self._record = book, settings, begun, record
 
-    def run(self, label: SurfaceLabel, ends: tuple[SurfaceLabel, SurfaceLabel]) -> list[str]:
+    def run(
+        self, label: SurfaceLabel, ends: tuple[SurfaceLabel, SurfaceLabel], judge: Judge
+    ) -> list[str]:
         """Do what is wanted with a confirmed transition state; return what is missing.
+
+        Parameters
+        ----------
+        label
+            The transition state.
+        ends
+            Labels of the minima it joins.
+        judge
+            Counts the negative modes of a polished one.
 
         Raises
         ------
@@ -66,7 +84,7 @@ class Finish:
         if self._settings.polish != "none":
             label = self._polish_from(label)
         self.label = label
-        doubts = [self._doubt_of(label)]
+        doubts = [self._doubt_of(label, judge)]
         if self._settings.label_downhill_ends:
             rounds = self._begun.setdefault("downhill", [])
             found = label_downhill_ends(self._book, label, ends, rounds, self._record)
@@ -92,14 +110,16 @@ class Finish:
         )
         return self.polish.label
 
-    def _doubt_of(self, label: SurfaceLabel) -> str:
+    def _doubt_of(self, label: SurfaceLabel, judge: Judge) -> str:
         """Judge the transition state on all labels; return what speaks against a polished one."""
-        book, polish = self._book, self.polish
-        inflation = book.factor() / NORMAL_95
-        saddle = judge_saddle(book.template, book.surface(), label.positions, inflation=inflation)
-        self.curvatures = saddle.curvatures[:2].tolist()
+        book, polish, surface = self._book, self.polish, self._book.surface()
         if polish is None:
+            inflation = book.factor() / NORMAL_95
+            saddle = judge_saddle(book.template, surface, label.positions, inflation=inflation)
+            self.curvatures = saddle.curvatures[:2].tolist()
             return ""
+        saddle = judge(surface, label, label.positions)
+        self.curvatures = saddle.curvatures[:2].tolist()
         if not polish.converged:
             return (
                 f"polishing with {polish.method} ended at {polish.fmax:.3f} eV/A after "
@@ -107,4 +127,9 @@ class Finish:
             )
         if saddle.verdict in ("no saddle", "higher order"):
             return f"polishing led to a point that is {saddle.verdict}"
+        if polish.moved_ang > FAR_ANG and not self._settings.label_downhill_ends:
+            return (
+                f"polishing moved the transition state by {polish.moved_ang:.2f} A, and what it "
+                "joins there was not asked; set neb.label_downhill_ends"
+            )
         return ""

@@ -28,6 +28,7 @@ from hybrid_calc.correction.surface import (
 from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.errors import (
     BudgetExhausted,
+    InputError,
     PredictionFailed,
     ReferenceFailed,
     RunInterrupted,
@@ -272,6 +273,42 @@ class ReferenceCalculator(Calculator):
             "free_energy": label.energy,
             "forces": label.forces.copy(),
         }
+
+
+def refuse_other_state(
+    state: Mapping[str, Any], schema: int, starts: Sequence[NDArray[np.float64]]
+) -> None:
+    """Refuse the state of a driver of another version, or that began elsewhere.
+
+    Parameters
+    ----------
+    state
+        To go on from.
+    schema
+        That this version writes.
+    starts
+        Geometries (N, 3), A, that this driver was given.
+
+    Raises
+    ------
+    InputError
+        It is not a state of this driver.
+    """
+    if state.get("schema") != schema:
+        raise InputError(
+            f"the run was begun by another version (state {state.get('schema')}, wanted {schema}); "
+            "start it anew in another folder. Its labels are in the store and cost nothing again."
+        )
+    begun = [np.array(one) for one in state["starts"]]
+    same = len(begun) == len(starts) and all(
+        one.shape == two.shape and np.allclose(one, two, rtol=0.0, atol=SAME_GEOMETRY)
+        for one, two in zip(begun, starts, strict=False)
+    )
+    if not same:
+        raise InputError(
+            "the run to resume began from another geometry; resume it with the structures it was "
+            "started with, or give another --output."
+        )
 
 
 def no_committee(frames: Sequence[Atoms]) -> list[Prediction]:

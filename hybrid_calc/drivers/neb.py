@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from hybrid_calc.calculator import HybridHandle
 from hybrid_calc.correction.surface import PredictMany, SurfaceLabel, refuse_periodic
@@ -14,7 +15,7 @@ from hybrid_calc.drivers.band import band_through
 from hybrid_calc.drivers.barrier import NEBResult, PathwayFound, SearchLimits
 from hybrid_calc.drivers.ends import check_ends, refuse_other_fixed_atoms
 from hybrid_calc.drivers.known import committee_for, known_labels
-from hybrid_calc.drivers.labelling import NO_MORE_LABELS, AskReference
+from hybrid_calc.drivers.labelling import NO_MORE_LABELS, AskReference, refuse_other_state
 from hybrid_calc.drivers.means import Means
 from hybrid_calc.drivers.pathway import Pathway
 from hybrid_calc.drivers.polish import require_sella
@@ -24,6 +25,9 @@ from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import ReferenceFailed
+
+SCHEMA = 6
+"""Of the state to resume from."""
 
 ASIDE = 3
 """Bands led beside the first one that are looked at when another pathway is sought."""
@@ -131,7 +135,14 @@ class HybridNEB:
         return (self._remembered or self._now()) | {"receipts": self._receipts.to_list()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state` returned."""
+        """Go back to what `state` returned.
+
+        Raises
+        ------
+        InputError
+            Another version wrote it, or it began from other ends.
+        """
+        refuse_other_state(state, SCHEMA, self._starts)
         for stop, done in zip(self._ends, state["ends"], strict=True):
             stop.state = done
         self._begun = list(state["pathways"])
@@ -268,9 +279,15 @@ class HybridNEB:
             remember=self._remember,
         )
 
+    @property
+    def _starts(self) -> list[NDArray[np.float64]]:
+        """Geometries (N, 3), A, that the user gave as ends."""
+        return [self.reactant.positions, self.product.positions]
+
     def _now(self) -> dict[str, Any]:
         return {
-            "schema": 5,
+            "schema": SCHEMA,
+            "starts": [one.tolist() for one in self._starts],
             "ends": [stop.state for stop in self._ends],
             "pathways": [one.to_dict() for one in self._pathways] or self._begun,
         }
@@ -290,10 +307,13 @@ class HybridNEB:
 
     def _result(self, missing: str) -> NEBResult:
         confirmed = [one for one in self._pathways if one.confirmed]
-        best = min(confirmed, key=lambda one: one.height, default=self._pathways[0])
+        begun = min(self._pathways, key=lambda one: one.led_over)  # without any the first one
+        best = min(confirmed, key=lambda one: one.height, default=begun)
         books = [book for one in self._pathways for book in one.books]
         reasons = [reason for book in books for reason in book.reasons]
-        labels = {one.positions.tobytes(): one for book in books for one in book.labels}
+        every = [label for book in books for label in book.labels]
+        every += [label for one in self._pathways for label in one.left_labels]
+        labels = {one.positions.tobytes(): one for one in every}
         ends = [stop.minimum for stop in self._ends]
         missing = missing or best.missing or self._unsettled(best)
         return NEBResult(

@@ -19,6 +19,7 @@ from hybrid_calc.drivers.labelling import LabelBook, near_path
 from hybrid_calc.drivers.means import Means
 from hybrid_calc.drivers.saddle import modes_at
 from hybrid_calc.drivers.step import INTERMEDIATE, Step, Stop
+from hybrid_calc.drivers.walk import curvature_along
 from hybrid_calc.drivers.way import way_over
 from hybrid_calc.errors import ReferenceFailed, RunInterrupted
 
@@ -157,6 +158,19 @@ class Pathway:
         energies = [stop.minimum.atoms.get_potential_energy() for stop in self.stops[1:-1]]
         energies += [top.energy for top in tops if top is not None]
         return max(energies, default=-np.inf)
+
+    @property
+    def led_over(self) -> float:
+        """Energy of its highest saddle, eV, confirmed or not; infinity where a step has none."""
+        labels = [step.finish.label or step.search.saddle_label() for step in self.steps]
+        known = [one.energy for one in labels if one is not None]
+        shelves = sum(step.progress.shelf is not None for step in self.steps)
+        return max(known) if known and len(known) + shelves >= len(labels) else np.inf
+
+    @property
+    def left_labels(self) -> list[SurfaceLabel]:
+        """Labels of minima that are not on the way."""
+        return [label for book in self._left for label in book.labels]
 
     @property
     def top(self) -> SurfaceLabel | None:
@@ -330,10 +344,14 @@ class Pathway:
         curvatures, modes = modes_at(self.means.template, book.surface(), here)
         if curvatures[0] > SADDLE_EV_PER_ANG2:
             return True
-        aside = modes[0] / np.linalg.norm(modes[0], axis=1).max() * self.means.limits.probe_ang
-        probe = step.book.ask(here + aside, SOFTEST)
-        change = probe.forces - trial.minimum.atoms.get_forces(apply_constraint=False)
-        return bool(-np.sum(change * aside) > SADDLE_EV_PER_ANG2 * np.sum(aside**2))
+        label = book.find(here)
+        if label is None:
+            return False
+        reach = self.means.limits.probe_ang
+        with suppress(ReferenceFailed):
+            found = curvature_along(step.book, label, modes[0], SOFTEST, step=reach)
+            return found > SADDLE_EV_PER_ANG2
+        return False  # what the reference refuses is no lead
 
     def _leave(self, stops: Sequence[Stop]) -> None:
         """Remember what relaxations cost whose minima are not on the way."""

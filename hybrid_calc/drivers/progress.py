@@ -13,7 +13,8 @@ class Progress:
     ----------
     phase
         ``search`` a band, ``refine`` its climbing image on the surface, ``walk`` with it on
-        the reference where that brings nothing, ``confirm`` it.
+        the reference where that brings nothing, ``confirm`` it; ``ridge`` begins such a walk
+        beside another saddle.
     last
         Reason of the last label between the ends.
     refinements

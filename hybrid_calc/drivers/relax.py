@@ -26,13 +26,15 @@ from hybrid_calc.correction.surface import (
 from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import (
     NO_MORE_LABELS,
+    SAME_GEOMETRY,
     AskReference,
     LabelBook,
     ReferenceCalculator,
     max_force,
     of_one_conformer,
+    refuse_other_state,
 )
-from hybrid_calc.drivers.saddle import surface_hessian
+from hybrid_calc.drivers.saddle import CLEARLY_NEGATIVE, PUSH_ANG, modes_at, surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.shape import frozen_atoms, has_clash, part_clashes
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
@@ -46,6 +48,9 @@ SURFACE_SHARE = 0.04
 
 SURFACE_STEPS = 200
 """Steps per relaxation on the surface."""
+
+SCHEMA = 2
+"""Of the state to resume from."""
 
 SaveState = Callable[[Mapping[str, Any]], None]
 """Called with the driver's JSON-able state after every label."""
@@ -132,6 +137,7 @@ class HybridRelax:
         self._fallback: list[list[float]] | None = None
         self._method = "surface"
         self._prior = "committee"
+        self._saddles: list[list[list[float]]] | None = None
 
     @classmethod
     def from_calculator(
@@ -153,19 +159,31 @@ class HybridRelax:
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs, JSON-able."""
         return {
-            "schema": 1,
+            "schema": SCHEMA,
+            "starts": [self.atoms.positions.tolist()],
             "book": self.book.to_dict(),
             "failures": self._failures,
             "method": self._method,
+            "prior": self._prior,
             "fallback": self._fallback,
+            "saddles": self._saddles,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state` returned."""
+        """Go back to what `state` returned.
+
+        Raises
+        ------
+        InputError
+            Another version wrote it, or it began from another geometry.
+        """
+        refuse_other_state(state, SCHEMA, [self.atoms.positions])
         self.book.restore(state["book"])
         self._failures = int(state["failures"])
         self._method = str(state["method"])
+        self._prior = str(state["prior"])
         self._fallback = state["fallback"]
+        self._saddles = state["saddles"]
 
     def run(self) -> RelaxResult:
         """Relax.
@@ -181,6 +199,8 @@ class HybridRelax:
             There was no first label.
         """
         missing, vibrations = "", None
+        if self._saddles is None:
+            self._saddles = self._known_saddles()
         try:
             if self._method == "surface" and not self._relax_on_surfaces():
                 self._method = "reference"
@@ -206,6 +226,9 @@ class HybridRelax:
 
     def _relax_on_surfaces(self) -> bool:
         """Propose, label, refit; tell whether a label confirmed a minimum."""
+        if self._failures and not self.book.usable():  # killed on the way to a sensible label
+            self._relax_on_reference(until_usable=True)
+            self._record()
         while not self._confirmed() and self.book.asked < self.settings.max_labels:
             surface = self.book.surface()
             self._prior = surface.prior
@@ -225,6 +248,7 @@ class HybridRelax:
             self.book.ask(positions, "acquisition", surface)
         except ReferenceFailed:
             self._failures += 1
+            self._record()
             if self._failures > MAX_FAILURES:
                 return False
             if self.book.usable():
@@ -267,7 +291,7 @@ class HybridRelax:
 
         A resumed run takes the same steps again; their labels are known.
         """
-        if self._fallback is None or until_usable:
+        if self._fallback is None:
             self._fallback = self._start().tolist()
         frame = self.atoms.copy()
         frame.set_positions(np.array(self._fallback), apply_constraint=False)
@@ -284,20 +308,54 @@ class HybridRelax:
         return kind(frame, logfile=None, maxstep=self.settings.max_step_ang)
 
     def _start(self) -> NDArray[np.float64]:
-        """Return the positions of the lowest usable label, or of the start without clashes."""
-        best = min(self.book.usable(), key=lambda one: one.energy, default=None)
+        """Return the positions of the lowest usable label, or of the start without clashes.
+
+        From a saddle that was known before it is pushed off.
+        """
+        usable = [one for one in self.book.usable() if not self._at_saddle(one.positions)]
+        best = min(usable, key=lambda one: one.energy, default=None)
         if best is not None:
             return best.positions
         numbers, positions = self.atoms.numbers, np.array(self.atoms.positions)
+        if self._at_saddle(positions):
+            _, modes = modes_at(self.atoms, self.book.surface(), positions)
+            away = modes[0] / np.linalg.norm(modes[0], axis=1).max()
+            return np.asarray(positions + PUSH_ANG * away)
         return part_clashes(numbers, positions, frozen_atoms(self.atoms))
+
+    def _known_saddles(self) -> list[list[list[float]]]:
+        """Return where labels from before show a saddle, which no relaxation may end on.
+
+        Those that fulfil the target of the forces; the surface tells what they are.
+        """
+        target = self.settings.fmax_ev_per_ang
+        still = [one for one in self.book.usable() if max_force(self.atoms, one) <= target]
+        if not still:
+            return []
+        surface = self.book.surface()
+        softest = [modes_at(self.atoms, surface, one.positions)[0][:1] for one in still]
+        return [
+            one.positions.tolist()
+            for one, curvature in zip(still, softest, strict=True)
+            if (curvature < -CLEARLY_NEGATIVE).any()
+        ]
+
+    def _at_saddle(self, positions: NDArray[np.float64]) -> bool:
+        """Tell whether a geometry is one of these."""
+        saddles = np.array(self._saddles or []).reshape(-1, *positions.shape)
+        return bool((np.abs(saddles - positions) < SAME_GEOMETRY).all(axis=(1, 2)).any())
 
     def _best(self) -> SurfaceLabel | None:
         return min(self.book.labels, key=lambda one: one.energy, default=None)
 
     def _confirmed(self) -> SurfaceLabel | None:
-        """Return the lowest label whose own forces are under the target."""
+        """Return the lowest label whose own forces are under the target, saddles left out."""
         target = self.settings.fmax_ev_per_ang
-        good = [one for one in self.book.labels if max_force(self.atoms, one) <= target]
+        good = [
+            one
+            for one in self.book.labels
+            if max_force(self.atoms, one) <= target and not self._at_saddle(one.positions)
+        ]
         return min(good, key=lambda one: one.energy, default=None)
 
     def _record(self) -> None:

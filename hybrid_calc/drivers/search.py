@@ -122,11 +122,20 @@ class BarrierSearch:
     def round(self) -> None:
         """Fit, work on the frozen surface, ask.
 
+        Where the reference gives no label that counts as a failure, of which there may be a few.
+
         Raises
         ------
-        ReferenceFailed, BudgetExhausted
-            No label could be had.
+        BudgetExhausted, RunInterrupted
+            No more labels.
         """
+        try:
+            self._round()
+        except ReferenceFailed as error:
+            self.progress.failures += 1
+            self.progress.doubt = f"the reference gave no label: {error}"
+
+    def _round(self) -> None:
         inside = sum(reason != "known" for reason in self.book.reasons)
         # Labels at the ends say little about the middle: assume the worst until told.
         floor = self.limits.first_amplitude_ev if inside < FEW_INSIDE else 0.0
@@ -142,6 +151,10 @@ class BarrierSearch:
             self._confirm(surface, label)
         else:
             self._search(surface)
+
+    def judged(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> Saddle:
+        """Count the negative modes at a stationary point; see `SaddleCheck.judged`."""
+        return self._check.judged(surface, label, here)
 
     def top_on_surface(self) -> float:
         """Return the highest energy of the first band, relaxed on the surface, eV."""
@@ -160,7 +173,8 @@ class BarrierSearch:
         """
         progress = self.progress
         patience = self.limits.hard_band_labels * (1 + len(progress.tried))
-        if progress.done or progress.phase == "confirm" or self.book.asked < patience:
+        searching = progress.phase in ("search", "refine")  # a walk is after one saddle
+        if progress.done or not searching or self.book.asked < patience:
             return None
         tried = [np.array(one) for one in progress.tried]
         strange = [
@@ -245,7 +259,7 @@ class BarrierSearch:
             self._collapsed(surface, "the climbing image fell onto an end")
             return
         label = self._ask(here, CLIMBING, surface)
-        if label is None or len(labels) == self.limits.max_walk:
+        if label is None:
             self.progress.phase = "search"
             return
         self.progress.walk.append(here.tolist())
@@ -255,6 +269,8 @@ class BarrierSearch:
             self.progress.saddle, self.progress.force = here.tolist(), force
             self.progress.setbacks = self.progress.refinements = self.progress.confirmations = 0
             self.progress.phase = "confirm"
+        elif len(labels) >= self.limits.max_walk:
+            self.progress.phase = "search"
 
     @property
     def hard(self) -> bool:
@@ -300,6 +316,10 @@ class BarrierSearch:
             self._try(top, surface)
         elif high is not None:
             self._ask(band.positions[high], WIDEST, surface)
+        elif not band.converged:
+            self.progress.doubt = "the band through the climbing image does not come to rest"
+            self.progress.stalls += 1
+            self._learn(surface)
         else:
             self._judge(surface, label, here)
 
@@ -393,7 +413,7 @@ class BarrierSearch:
         self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]
     ) -> Saddle | None:
         """Return the saddle if exactly one of its modes is negative; else say where to go on."""
-        saddle = self._check.judged(surface, label, here)
+        saddle = self.judged(surface, label, here)
         if saddle.verdict == "first order":
             return saddle
         if saddle.verdict == "no saddle":

@@ -198,7 +198,7 @@ class Step:
         label = self.search.saddle_label()
         if label is None:
             raise ReferenceFailed("a confirmed transition state has no label.")
-        return self.finish.run(label, self.search.ends)
+        return self.finish.run(label, self.search.ends, self.search.judged)
 
     def settle(self) -> None:
         """Conclude again what was concluded before a kill; its labels are known."""

@@ -94,6 +94,7 @@ def _figures(result: NEBResult, run: SurfaceJob) -> dict[str, Any]:
         "barrier_ev": number(result.barrier),
         "barrier_interval_95_ev": [number(low), number(high)],
         "reverse_barrier_ev": number(result.reverse_barrier),
+        "reverse_barrier_interval_95_ev": [number(value) for value in result.reverse_interval],
         "reaction_energy_ev": number(result.reaction_energy),
         "transition_fmax_ev_per_ang": number(top.transition_fmax),
         "curvatures_ev_per_ang2": [number(value) for value in top.curvatures],

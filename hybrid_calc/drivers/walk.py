@@ -9,9 +9,10 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hybrid_calc.correction.surface import SurfaceLabel
+from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.labelling import LabelBook
 from hybrid_calc.drivers.shape import free_directions
+from hybrid_calc.errors import ReferenceFailed
 
 MAX_STEP_ANG = 0.1
 """Longest displacement of an atom in one step towards a saddle, A."""
@@ -53,6 +54,34 @@ def labelled_hessian(
     inner = 0.5 * (inner + inner.T)
     _, vectors = np.linalg.eigh(inner)
     return basis @ inner @ basis.T, (basis @ vectors).T.reshape(-1, *label.positions.shape)
+
+
+def curvature_along(
+    book: LabelBook,
+    label: SurfaceLabel,
+    mode: NDArray[np.float64],
+    reason: str,
+    *,
+    step: float,
+    surface: Surface | None = None,
+) -> float:
+    """Return the reference's curvature along a mode (N, 3), eV/A^2, for one label.
+
+    Where the reference refuses it on one side of `label` the other one is asked; its atom
+    that moves farthest moves by `step`, A.  A `surface` forecasts it.
+
+    Raises
+    ------
+    ReferenceFailed, BudgetExhausted, RunInterrupted
+        No more labels.
+    """
+    aside = step * mode / np.linalg.norm(mode, axis=1).max()
+    try:
+        probe = book.ask(label.positions + aside, reason, surface)
+    except ReferenceFailed:
+        aside = -aside
+        probe = book.ask(label.positions + aside, reason, surface)
+    return float(-np.sum((probe.forces - label.forces) * aside) / np.sum(aside**2))
 
 
 def next_uphill(

@@ -43,14 +43,19 @@ def _minimum(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    low, high = summary["barrier_interval_95_ev"]
+def _ev_within(summary: Mapping[str, Any], name: str) -> str:
+    """Return an energy with its interval, where it is known."""
+    low, high = summary[f"{name}_interval_95_ev"]
     interval = "" if low is None or high is None else f"  (95 %: {low:.3f} to {high:.3f})"
+    return f"{_ev(summary[f'{name}_ev'])}{interval}"
+
+
+def _barrier(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     labels = summary["labels_by_purpose"]
     counts = ", ".join(f"{count} {where}" for where, count in labels.items() if count)
     rows = [
-        ("barrier", f"{_ev(summary['barrier_ev'])}{interval}"),
-        ("barrier of the way back", _ev(summary["reverse_barrier_ev"])),
+        ("barrier", _ev_within(summary, "barrier")),
+        ("barrier of the way back", _ev_within(summary, "reverse_barrier")),
         ("reaction energy", _ev(summary["reaction_energy_ev"])),
         ("largest force at the transition state", _force(summary["transition_fmax_ev_per_ang"])),
     ]

@@ -375,6 +375,9 @@ def test_a_band_is_confirmed_written_and_drawn(whole_band):
     low, high = summary["barrier_interval_95_ev"]
     assert low < up < high
     assert f"{up:.3f} eV  (95 %: {low:.3f} to {high:.3f})" in printed
+    back = summary["reverse_barrier_interval_95_ev"]
+    assert back == pytest.approx([low - up + down, high - up + down], abs=1e-6)
+    assert f"{down:.3f} eV  (95 %: {back[0]:.3f} to {back[1]:.3f})" in printed
     purposes = summary["labels_by_purpose"]
     assert sum(purposes.values()) == summary["reference_calls"] == summary["steps"]
 

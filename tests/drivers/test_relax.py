@@ -11,16 +11,24 @@ from ase.optimize import BFGS
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.toy import ToyCommittee
-from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator
+from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator, surface_label
 from hybrid_calc.drivers.relax import HybridRelax
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.shape import part_clashes
 from hybrid_calc.drivers.vibrations import vibrations_of
-from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, StructureError
+from hybrid_calc.errors import BudgetExhausted, InputError, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
-from tests.drivers.conftest import Reference, cluster, committee_of, distance, numerical
+from tests.drivers.conftest import (
+    Reference,
+    cluster,
+    committee_of,
+    distance,
+    hop,
+    numerical,
+    transfer,
+)
 
 
 def near(positions):
@@ -171,6 +179,108 @@ def test_labels_of_another_conformer_are_not_used(start):
     start.positions[0] += [0.0, 0.0, 1.5]
     driver = HybridRelax(start, committee_of(near), Reference(cluster), known=first.labels)
     assert driver.book.labels == []
+
+
+@pytest.mark.parametrize("aside", [0.0, 0.1])
+@pytest.mark.parametrize("slope", [0.8, 1.2])
+def test_a_stored_saddle_is_not_taken_for_the_minimum(aside, slope):
+    def guess(positions):
+        return slope * transfer(positions)
+
+    energy, forces = numerical(transfer, hop(0.0))
+    assert np.linalg.norm(forces, axis=1).max() < 0.01
+    atoms = Atoms("CCH", positions=hop(aside))
+    stored = surface_label(atoms, committee_of(guess), hop(0.0), energy=energy, forces=forces)
+    reference = Reference(transfer)
+    result = HybridRelax(atoms, committee_of(guess), reference, known=[stored]).run()
+    assert result.confirmed, result.missing
+    assert result.reference_calls == len(reference.asked) > 0
+    # The saddle is at 0.8 eV, both minima at zero.
+    assert result.atoms.get_potential_energy() == pytest.approx(0.0, abs=0.01)
+
+
+def stiff(positions):
+    """At the minimum of `shrunken` its forces are beyond sense: over 15 eV/A."""
+    return 20 * cluster(positions)
+
+
+def shrunken(positions):
+    return cluster(positions, scale=0.75)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4, 7])
+def test_a_run_killed_before_its_first_sensible_label_goes_on_the_same_way(start, kept):
+    whole = Reference(stiff)
+    expected = HybridRelax(start, committee_of(shrunken), whole).run()
+    assert expected.confirmed
+    assert np.linalg.norm(numerical(stiff, whole.asked[0])[1], axis=1).max() > 15
+    saved = []
+    first = Reference(stiff, budget=kept)
+    HybridRelax(start, committee_of(shrunken), first, save=saved.append).run()
+    second = Reference(stiff)
+    driver = HybridRelax(start, committee_of(shrunken), second)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert np.array_equal(result.atoms.positions, expected.atoms.positions)
+    assert result.prior == expected.prior
+
+
+def test_a_finished_run_that_is_resumed_asks_nothing_and_says_the_same(start):
+    saved = []
+    whole = HybridRelax(start, committee_of(near), Reference(cluster), save=saved.append).run()
+    driver = HybridRelax(start, committee_of(near), Reference(cluster, budget=0))
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert result.confirmed
+    assert result.prior == whole.prior
+    assert np.array_equal(result.atoms.positions, whole.atoms.positions)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"schema": 1}, "another version"), ({"starts": [[[0.0, 0.0, 0.0]] * 5]}, "another geometry")],
+)
+def test_a_state_of_another_run_is_refused(start, change, words):
+    driver = HybridRelax(start, committee_of(near), Reference(cluster))
+    with pytest.raises(InputError, match=words):
+        driver.restore(driver.state() | change)
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "BFGSLineSearch", "LBFGSLineSearch", "FIRE"])
+def test_other_optimisers_lead_to_the_same_minimum(start, optimizer):
+    plain = HybridRelax(start, committee_of(near), Reference(cluster)).run()
+    reference = Reference(cluster)
+    settings = RelaxSettings(optimizer=optimizer)
+    result = HybridRelax(start, committee_of(near), reference, settings).run()
+    assert result.confirmed, result.missing
+    assert result.method == "surface"
+    energies = [one.atoms.get_potential_energy() for one in (plain, result)]
+    assert energies[1] == pytest.approx(energies[0], abs=2e-3)
+    assert reference.repeats() == 0
+
+
+def farthest_proposal(start, **limits):
+    """Largest displacement, A, of a proposal from the best label before it, without a committee."""
+    settings = RelaxSettings(fmax_ev_per_ang=0.01, **limits)
+    result = HybridRelax(start, None, Reference(cluster), settings).run()
+    proposals = result.labels[: settings.max_labels]
+    moved = []
+    for k, label in enumerate(proposals[1:], start=1):
+        best = min(proposals[:k], key=lambda one: one.energy)
+        moved.append(np.linalg.norm(label.positions - best.positions, axis=1).max())
+    return max(moved)
+
+
+def test_a_proposal_stays_near_the_label_it_started_from(start):
+    start.rattle(0.3, seed=3)
+    free = farthest_proposal(start, max_displacement_ang=9.0, max_std_ev=9.0)
+    assert free > 0.3
+    # It ends with the first step, of 0.1 A, beyond the limit.
+    assert farthest_proposal(start, max_displacement_ang=0.15, max_std_ev=9.0) <= 0.25
+    assert farthest_proposal(start, max_displacement_ang=9.0, max_std_ev=1e-6) <= 0.1 + 1e-9
+    short = farthest_proposal(start, max_displacement_ang=9.0, max_std_ev=1e-6, max_step_ang=0.03)
+    assert short <= 0.03 + 1e-9
 
 
 @pytest.mark.parametrize("source", ["surface", "reference"])
