@@ -4,7 +4,8 @@ ANI-1x drives MD at 300 K from the relaxed structure; every flag raised there is
 a false alarm; the training ranges come from another dynamics of the same
 molecule, once from as many frames as a committee is trained on and once from a
 tenth.  Dynamics at 1,200 K and 300 K frames with one bond stretched by a half
-show what the flags find.
+show what the flags find.  Crystals of six metals at 300 K (EMT, 108 atoms) show how
+often a site of a perfect crystal is called a defect.
 The fingerprint distances are between independent frames of one
 trajectory: the trust radius should cover most of them, and not a bond that is
 being broken.
@@ -18,7 +19,8 @@ import bench
 import numpy as np
 import torch
 from ase import Atoms, units
-from ase.build import molecule
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
@@ -26,6 +28,7 @@ from ase.optimize import BFGS
 from committee_only import CommitteeOnly
 
 from hybrid_calc import AniCommittee, FlagLimits
+from hybrid_calc.committee.prediction import CommitteeInfo
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coverage import (
     fingerprint,
@@ -52,6 +55,8 @@ FLAGS = (
 )
 TRAINING = 500
 """Frames, ten steps apart, of another dynamics of the same molecule that ranges are taken from."""
+METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt")
+"""Crystals whose sites are watched."""
 FEW = 50
 """Of them, where the ranges come from a small set; those that depend on ranges are in `RANGED`."""
 RANGED = ("bond_length", "coordination", "large_force")
@@ -106,6 +111,7 @@ def main() -> None:
         conserved += _drift_alarms(atoms, monitor, steps // 4)
     figures = {f"false_alarm_share_{flag}": alarms[flag] / frames for flag in FLAGS}
     figures["false_alarm_share_energy_drift"] = conserved / (len(names) * (steps // 4))
+    figures |= _site_figures(METALS[:1] if options.quick else METALS, steps)
     figures |= {f"false_alarm_share_{f}_{FEW}_frames": few[f] / frames for f in RANGED}
     figures |= {f"worst_molecule_alarm_share_{flag}": share for flag, share in worst.items()}
     figures |= _found_shares(found)
@@ -127,6 +133,30 @@ def _relaxed(name, committee):
     atoms.calc = CommitteeOnly(committee)
     BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
     return atoms
+
+
+def _site_figures(metals, steps) -> dict[str, float]:
+    """Return how often the site flag is raised in perfect crystals, on average and at worst."""
+    shares = [_site_alarms(metal, steps) for metal in metals]
+    return {
+        "false_alarm_share_site_coordination": float(np.mean(shares)),
+        "worst_crystal_alarm_share_site_coordination": max(shares),
+    }
+
+
+def _site_alarms(metal: str, steps: int) -> float:
+    """Return the share of steps of a perfect crystal at 300 K in which a site is flagged."""
+    atoms = bulk(metal, cubic=True) * (3, 3, 3)
+    monitor = Monitor(FlagLimits(), CommitteeInfo(name="EMT", identity="", size=1))
+    monitor.start(atoms)
+    atoms.calc = EMT()
+    dynamics = _langevin(atoms, seed=0, timestep_fs=3.0)
+    dynamics.run(200)
+    alarms = 0
+    for _ in range(steps):
+        dynamics.run(1)
+        alarms += "site_coordination" in monitor.survey(atoms).report.names
+    return alarms / steps
 
 
 def _found_shares(found: dict[str, list[set[str]]]) -> dict[str, float]:
@@ -179,12 +209,12 @@ def _broken(start, ordinary, committee, ranges) -> list[set[str]]:
     return seen
 
 
-def _langevin(atoms, seed, kelvin=300.0):
+def _langevin(atoms, seed, kelvin=300.0, timestep_fs=0.5):
     random = np.random.default_rng(seed)
     thermalize_momenta(atoms, kelvin, rng=random)
     return Langevin(
         atoms,
-        0.5 * units.fs,
+        timestep_fs * units.fs,
         temperature_K=kelvin,
         friction=0.01 / units.fs,
         fixcm=False,

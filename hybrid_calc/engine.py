@@ -222,6 +222,7 @@ class Engine:
             "tally": self.tally.state(),
             "run": self.run,
             "committee": self.committee.info.identity,
+            "forces": self._forces.state(),
             "reference": self.reference.state()
             if isinstance(self.reference, ResumableReference)
             else {},
@@ -233,6 +234,8 @@ class Engine:
         self._zeros.restore(state["zeros"])
         self.tally = Tally.of(state["tally"])
         self.run = state["run"]
+        if "forces" in state:  # not kept by earlier versions
+            self._forces.restore(state["forces"])
         if isinstance(self.reference, ResumableReference):
             self.reference.restore(state.get("reference", {}))
         if self.store is not None:  # calls made after the state was written were paid for too

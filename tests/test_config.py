@@ -242,7 +242,6 @@ BAD_VALUES = [
     ("flags.strained_angle", -0.1),
     ("flags.length_margin_ang", -0.1),
     ("flags.coordination_margin", -1),
-    ("flags.site_ratio", 1),
     ("flags.site_margin", 0),
     ("flags.antisymmetry", 0),
     ("flags.energy_drift_ev_per_atom", 0),

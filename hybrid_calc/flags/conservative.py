@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -35,8 +36,8 @@ def antisymmetry(
     pairs: int,
     random: np.random.Generator,
     step: float = STEP_ANG,
-) -> float:
-    """Return the antisymmetric share of the force Jacobian: 0 for a gradient, at most 1.
+) -> NDArray[np.float64]:
+    """Return the antisymmetric share of each force Jacobian: 0 for a gradient, at most 1.
 
     For random directions u and v, u J v and v J u are equal where J is
     symmetric and opposite where it is antisymmetric; the share is the root of
@@ -45,7 +46,7 @@ def antisymmetry(
     Parameters
     ----------
     forces_at
-        Forces, eV/A, shape (N, 3), of positions, A, shape (N, 3).
+        Forces of M members, eV/A, shape (M, N, 3), of positions, A, shape (N, 3).
     positions
         Where to look, shape (N, 3).
     pairs
@@ -54,8 +55,12 @@ def antisymmetry(
         Draws the directions.
     step
         Of the central differences, A.
+
+    Returns
+    -------
+    One share per member, shape (M,).
     """
-    apart = together = 0.0
+    apart = together = np.zeros(1)
     for _ in range(pairs):
         u, v = random.normal(size=(2, *positions.shape))
         u /= np.linalg.norm(u)
@@ -64,22 +69,22 @@ def antisymmetry(
             (forces_at(positions + step * way) - forces_at(positions - step * way)) / (2 * step)
             for way in (v, u)
         )
-        first, second = float((u * along_v).sum()), float((v * along_u).sum())
-        apart += (first - second) ** 2 / 2
-        together += first**2 + second**2
-    return float(np.sqrt(apart / together)) if together > 0 else 0.0
+        first, second = ((w * along).sum(axis=(1, 2)) for w, along in ((u, along_v), (v, along_u)))
+        apart = apart + (first - second) ** 2 / 2
+        together = together + first**2 + second**2
+    return np.sqrt(np.divide(apart, together, out=np.zeros_like(apart), where=together > 0))
 
 
 class ForceCheck:
     """Test a committee whose forces may be no gradient: once at the start, then where flags are up.
 
-    A committee that is known to differentiate its energy is never tested, one
-    that passes at the start not again.
+    Every member by itself, since the mean of several hides what each does; the worst one counts.
+    A committee that is known to differentiate its energy is never tested.
 
     Parameters
     ----------
     committee
-        Whose mean forces are tested.
+        Whose forces are tested.
     limit
         Antisymmetric share of the Jacobian that is still put down to rounding.
     seed
@@ -89,7 +94,7 @@ class ForceCheck:
     def __init__(self, committee: Committee, limit: float, seed: int = 0) -> None:
         self._committee, self._limit = committee, limit
         self._random = np.random.default_rng(seed)
-        self._started = False
+        self._started = self._warned = False
         self.watching = committee.info.conservative is not True
 
     def look(self, atoms: Atoms, report: FlagReport) -> FlagReport:
@@ -108,20 +113,19 @@ class ForceCheck:
             share = self._share(atoms, PAIRS_WHEN_FLAGGED if self._started else PAIRS_AT_START)
         except (PredictionFailed, InputError):
             return report  # a displaced geometry is beyond the committee; the next one tells
-        if not self._started:
-            self._started = True
-            if share <= self._limit:
-                self.watching = False
-                return report
+        self._started = True
+        if share <= self._limit:
+            return report
+        if not self._warned:
+            self._warned = True
             warnings.warn(
                 f"the forces of committee {self._committee.info.name} are not the gradient of an "
-                f"energy: {share:.1%} of their Jacobian is antisymmetric. Energies along paths and "
-                "conserved quantities mean little; use members that differentiate their energy.",
+                f"energy: {share:.1%} of the Jacobian of a member is antisymmetric. Energies along "
+                "paths and conserved quantities mean little; use members that differentiate their "
+                "energy.",
                 NotConservativeWarning,
                 stacklevel=3,
             )
-        if share <= self._limit:
-            return report
         flag = Flag(name="not_conservative", severity=Severity.SOFT, value=share, limit=self._limit)
         return report.plus((flag,))
 
@@ -130,6 +134,20 @@ class ForceCheck:
 
         def forces_at(positions: NDArray[np.float64]) -> NDArray[np.float64]:
             trial.positions = positions
-            return self._committee.predict(trial).mean_forces
+            return self._committee.predict(trial).forces
 
-        return antisymmetry(forces_at, atoms.positions.copy(), pairs=pairs, random=self._random)
+        here = atoms.positions.copy()
+        return float(antisymmetry(forces_at, here, pairs=pairs, random=self._random).max())
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, JSON-able."""
+        return {
+            "started": self._started,
+            "warned": self._warned,
+            "random": self._random.bit_generator.state,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self._started, self._warned = state["started"], state["warned"]
+        self._random.bit_generator.state = state["random"]

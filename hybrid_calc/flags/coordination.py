@@ -18,6 +18,9 @@ NEIGHBOUR_RATIO = 1.3
 """Distance over the sum of covalent radii at which a pair counts half."""
 NEIGHBOUR_WIDTH = 0.05
 """Of the step from 1 to 0 around it."""
+RATIOS = np.arange(1.1, 1.61, 0.01)
+"""Where in a solid it may lie: beyond the first neighbours, at most in the middle of the gap behind
+the second ones of a body-centred metal."""
 
 
 def coordination(distances: NDArray[np.float64], pairs: Pairs) -> NDArray[np.float64]:
@@ -79,28 +82,34 @@ class Sites:
 
     The median coordination of an element in the first geometry is its bulk's.
     Where bonds do not lead from the cell to its own images (a molecule in a
-    box, a molecular crystal) there is no bulk and nothing is flagged.  Made for
-    metals and covalent solids: in salts like ions can be about as near as
-    covalent radii say bonds are, and thermal motion then looks like a defect;
-    raise the margin there.
+    box, a molecular crystal) there is no bulk and nothing is flagged.  Where a
+    neighbour counts half, between two shells of neighbours, is taken from that
+    geometry, too: one value for all solids falls on a shell of some of them
+    (1.2 on the first one of aluminium), and thermal motion then looks like a defect.
 
     Parameters
     ----------
     atoms
         First geometry, periodic in all directions.
-    ratio
-        Distance over the sum of covalent radii at which a neighbour counts half.
     margin
         How far a site may deviate.
+
+    Attributes
+    ----------
+    extended
+        Whether there is a bulk.
+    ratio
+        Distance over the sum of covalent radii at which a neighbour counts half.
     """
 
-    def __init__(self, atoms: Atoms, ratio: float, margin: float) -> None:
-        self._ratio, self._margin = ratio, margin
-        self.extended = _is_extended(atoms, ratio)
+    def __init__(self, atoms: Atoms, margin: float) -> None:
+        self._margin = margin
+        self.extended = _is_extended(atoms)
+        self.ratio = ratio_between_shells(atoms) if self.extended else NEIGHBOUR_RATIO
         self._bulk = np.zeros(len(atoms))
         self._wrong_for = np.zeros(len(atoms), dtype=np.intp)
         if self.extended:
-            counts = site_counts(atoms, ratio)
+            counts = site_counts(atoms, self.ratio)
             for number in np.unique(atoms.numbers):
                 kind = atoms.numbers == number
                 self._bulk[kind] = np.median(counts[kind])
@@ -109,7 +118,7 @@ class Sites:
         """Return the flag of sites that deviate for at least so many geometries."""
         if not self.extended:
             return ()
-        counts = site_counts(atoms, self._ratio)
+        counts = site_counts(atoms, self.ratio)
         deviation = np.abs(counts - self._bulk)
         self._wrong_for = np.where(deviation > self._margin, self._wrong_for + 1, 0)
         who = np.flatnonzero(self._wrong_for >= lasting)
@@ -149,6 +158,20 @@ def site_counts(atoms: Atoms, ratio: float) -> NDArray[np.float64]:
     return np.asarray(np.bincount(first, weights=shares, minlength=len(atoms)), dtype=np.float64)
 
 
+def ratio_between_shells(atoms: Atoms) -> float:
+    """Return where between two shells of neighbours few distances lie.
+
+    In units of the summed covalent radii: where the smooth count of neighbours, summed over all
+    atoms, changes least with it.
+    """
+    first, second, lengths = _neighbours(atoms, RATIOS[-1] + 5 * NEIGHBOUR_WIDTH)
+    radii = covalent_radii[atoms.numbers]
+    places = np.sort(lengths / (radii[first] + radii[second]))
+    reach = np.clip((places - RATIOS[:, None]) / NEIGHBOUR_WIDTH, -50.0, 50.0)
+    shares = 1 / (1 + np.exp(reach))
+    return float(RATIOS[np.argmin((shares * (1 - shares)).sum(axis=1))])
+
+
 def _neighbours(
     atoms: Atoms, ratio: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
@@ -161,17 +184,17 @@ def _neighbours(
     return first[near], second[near], lengths[near]
 
 
-def _is_extended(atoms: Atoms, ratio: float) -> bool:
+def _is_extended(atoms: Atoms) -> bool:
     """Tell whether bonds lead from the cell to its own images.
 
     Eight cells of separate molecules are eight times as many molecules.
     """
     if not atoms.pbc.all():
         return False
-    return _parts(atoms.repeat(2), ratio) < 8 * _parts(atoms, ratio)
+    return _parts(atoms.repeat(2)) < 8 * _parts(atoms)
 
 
-def _parts(atoms: Atoms, ratio: float) -> int:
-    first, second, _ = _neighbours(atoms, ratio)
+def _parts(atoms: Atoms) -> int:
+    first, second, _ = _neighbours(atoms, NEIGHBOUR_RATIO)
     matrix = coo_array((np.ones(len(first)), (first, second)), shape=(len(atoms),) * 2)
     return int(connected_components(matrix, directed=False, return_labels=False))

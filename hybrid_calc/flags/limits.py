@@ -73,14 +73,11 @@ class FlagLimits(BaseModel):
         ge=0,
         description="How far a number of neighbours may lie outside the training frames' range.",
     )
-    site_ratio: float = Field(
-        1.2,
-        gt=1,
-        description="Distance over the sum of covalent radii up to which atoms of a solid are "
-        "neighbours; a site with others than its bulk is a defect.",
-    )
     site_margin: float = Field(
-        0.75, gt=0, description="How far a site's number of neighbours may lie from its bulk's."
+        0.75,
+        gt=0,
+        description="How far the number of neighbours of a site of a solid may lie from its "
+        "bulk's; beyond it is a defect.",
     )
     energy_drift_ev_per_atom: float = Field(
         0.005,

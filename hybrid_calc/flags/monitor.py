@@ -112,7 +112,7 @@ class Monitor:
         self._sites = None
         if atoms.pbc.all():
             limits = self._limits
-            self._sites = Sites(self._initial, limits.site_ratio, limits.site_margin)
+            self._sites = Sites(self._initial, limits.site_margin)
         self._before = None
         self._domain_known = None
         self._temperatures.clear()

@@ -147,9 +147,7 @@ class Annotator:
         solid = bool(atoms.pbc.all())
         return _Start(
             bonds=BondWatch(atoms.numbers, pairs, lengths, self._limits, None),
-            sites=Sites(atoms, self._limits.site_ratio, self._limits.site_margin)
-            if solid
-            else None,
+            sites=Sites(atoms, self._limits.site_margin) if solid else None,
         )
 
     def _look(self, start: _Start, atoms: Atoms, distances: NDArray[np.float64]) -> list[Flag]:

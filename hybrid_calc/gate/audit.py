@@ -26,6 +26,8 @@ class Missed:
         Geometries labelled by chance alone, and those of them that were bad.
     unflagged_share
         Share of all geometries that nothing but chance could have labelled.
+    unsampled
+        Geometries that came after the last audit was paid, about which this says nothing.
     """
 
     estimate: float
@@ -34,15 +36,18 @@ class Missed:
     audits: int
     bad: int
     unflagged_share: float
+    unsampled: int = 0
 
     def __str__(self) -> str:
+        after = f"; not of {self.unsampled} steps with no budget for audits"
+        after = after if self.unsampled else ""
         if not self.audits:
-            return "missed failures: unknown, no audits yet"
+            return f"missed failures: unknown, no audits yet{after}"
         low, high = (f"{100 * value:.1f}" for value in (self.low, self.high))
         many = "audit" if self.audits == 1 else "audits"
         return (
             f"missed failures: {100 * self.estimate:.1f} % ({low} to {high} %, 95 %), "
-            f"from {self.audits} {many}"
+            f"from {self.audits} {many}{after}"
         )
 
 
@@ -54,6 +59,8 @@ class AuditLog:
     ----------
     geometries, unflagged
         Decided so far, and those of them that nothing but chance could have labelled.
+    unsampled
+        Decided beside these while no audit could be paid.
     found
         Audits, and bad ones, by the probability they were drawn with.
     ended
@@ -65,12 +72,16 @@ class AuditLog:
 
     geometries: int = 0
     unflagged: int = 0
+    unsampled: int = 0
     found: dict[float, list[int]] = field(default_factory=dict)
     ended: bool = False
     settled: dict[Regime, int] = field(default_factory=dict)
 
-    def count(self, *, flagged: bool) -> None:
-        """Take in one decided geometry."""
+    def count(self, *, flagged: bool, sampled: bool = True) -> None:
+        """Take in one decided geometry, which chance could have chosen if it was `sampled`."""
+        if not sampled:
+            self.unsampled += 1
+            return
         self.geometries += 1
         self.unflagged += not flagged
 
@@ -113,6 +124,7 @@ class AuditLog:
             audits=self.audits,
             bad=self.bad,
             unflagged_share=share,
+            unsampled=self.unsampled,
         )
 
     def state(self) -> dict[str, Any]:
@@ -120,6 +132,7 @@ class AuditLog:
         return {
             "geometries": self.geometries,
             "unflagged": self.unflagged,
+            "unsampled": self.unsampled,
             "found": [[probability, *counts] for probability, counts in self.found.items()],
             "ended": self.ended,
             "settled": [[regime.to_dict(), count] for regime, count in self.settled.items()],
@@ -128,6 +141,7 @@ class AuditLog:
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self.geometries, self.unflagged = state["geometries"], state["unflagged"]
+        self.unsampled = state.get("unsampled", 0)  # not kept by earlier versions
         self.found = {probability: [audits, bad] for probability, audits, bad in state["found"]}
         self.ended = state["ended"]
         self.settled = {Regime(**regime): count for regime, count in state["settled"]}

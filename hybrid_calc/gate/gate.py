@@ -151,13 +151,17 @@ class Gate:
         else:
             reasons, saved = self._spare(reasons, verdict)
         flagged = bool(reasons or saved)
-        probability = self.audit_probability(regime, validated=verdict.calibrated is not None)
-        if not flagged and draw < probability and self.budget.allows(audit=True):
-            reasons = [Reason(policy="audit", detail=f"chosen with p = {probability:g}")]
+        due = self.audit_probability(regime, validated=verdict.calibrated is not None)
+        payable = self.budget.allows(audit=True)
+        if not flagged and draw < due:
+            if payable:
+                reasons = [Reason(policy="audit", detail=f"chosen with p = {due:g}")]
+            else:
+                saved = [Reason(policy="audit", detail="it was due, and the budget is spent")]
         if not observation.report.flags and verdict.calibrated is None:
             self._tolerance.look(verdict.score)
         paid = self._afford(reasons, observation)
-        self.audits.count(flagged=flagged)
+        self.audits.count(flagged=flagged, sampled=payable or due == 0)
         trust = verdict.trust
         if trust is None and reasons and paid:
             trust = self._trust(observation)  # for the record that the label will have
@@ -173,7 +177,8 @@ class Gate:
             validated=verdict.calibrated is not None,
             trusted=verdict.trusted,
             trust=trust,
-            audit_probability=0.0 if wanted else probability,  # nothing was left to chance
+            # Where a driver asked, or no audit can be paid, nothing was left to chance.
+            audit_probability=due if payable and not wanted else 0.0,
         )
 
     def calibrated(self, regime: Regime) -> RegimeCalibration | None:

@@ -67,7 +67,7 @@ class Decision:
         calibrated regime, with no flag up.
     audit_probability
         Probability with which this geometry was going to be audited; 0 for one that a
-        driver chose.
+        driver chose, and where the budget pays for no audit.
     """
 
     source: Source

@@ -37,6 +37,14 @@ BY_FLAG = (
 """Regimes that flags decide, first come first served; before temperature."""
 BUILT_IN = (OUTSIDE, *(name for name, _ in BY_FLAG), EQUILIBRIUM, WARM, HOT)
 """Regimes every geometry falls into exactly one of, before the user's refine them."""
+GEOMETRY_FLAGS = frozenset(
+    {"mean_temperature", "step_displacement"}.union(*(flags for _, flags in BY_FLAG))
+)
+"""Flags that a rule may rest on: those that geometry, momenta and training ranges decide.
+
+Not the rest, which the model's output or a label decides (large_force, energy_drift,
+not_conservative, small_gap, spin_contamination), or which lead outside anyway.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,9 @@ class RegimeRule(BaseModel):
         "says nothing about it.",
     )
     flags: list[str] = Field(
-        [], description="One of these flags must be up, such as bond_forming; none means any."
+        [],
+        description="One of these flags of the geometry must be up, such as bond_forming; none "
+        "means any.",
     )
     elements: list[str] = Field(
         [], description="Elements that must be among those of the flagged structure."
@@ -102,6 +112,18 @@ class RegimeRule(BaseModel):
     up_to_kelvin: float | None = Field(
         None, gt=0, description="Mean temperature up to which it holds, K; only in dynamics."
     )
+
+    @field_validator("flags")
+    @classmethod
+    def _of_geometry(cls, flags: list[str]) -> list[str]:
+        for flag in flags:
+            if flag not in GEOMETRY_FLAGS:
+                known = ", ".join(sorted(GEOMETRY_FLAGS))
+                raise ValueError(
+                    f"no regime can rest on the flag {flag}: it is not known, or depends on what "
+                    f"the committee or the reference said. Flags of the geometry: {known}"
+                )
+        return flags
 
     @field_validator("elements")
     @classmethod

@@ -18,6 +18,7 @@ from ase.data import atomic_numbers
 from hybrid_calc.gate.labelled import PERIODIC
 from hybrid_calc.gate.regime import (
     CLASH,
+    DEFECT,
     EQUILIBRIUM,
     HIGH_ENERGY,
     HOT,
@@ -28,7 +29,7 @@ from hybrid_calc.gate.regime import (
 from hybrid_calc.gate.scope_entry import CONFIDENCE, ChosenEntry, ScopeEntry, band_of, many
 from hybrid_calc.gate.settings import KCAL_PER_MOL
 
-KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH)
+KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH, DEFECT)
 """Kinds of geometry that a card names where it has no frame of them."""
 NOISE_FACTOR = 3.0
 """A tolerance below so many times the label noise means nothing."""

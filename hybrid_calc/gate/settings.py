@@ -99,7 +99,8 @@ class GateSettings(BaseModel):
         le=1,
         description="Share of unflagged geometries that are labelled all the same. Audits are "
         "switched off only by leaving audit out of the policies: nothing then tells what the "
-        "gate misses.",
+        "gate misses. One that is due when the budget is spent leaves its step unverified, and "
+        "the steps from there on are not counted in what is said about missed failures.",
     )
     audit_probability_new: float = Field(
         0.2,

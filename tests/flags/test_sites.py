@@ -17,7 +17,7 @@ from hybrid_calc.flags.monitor import Monitor
 from hybrid_calc.gate.regime import classify
 from hybrid_calc.geometry import composition_of
 
-LIMITS = (1.2, 0.75)
+MARGIN = 0.75
 INFO = CommitteeInfo(name="test", identity="0", size=2)
 
 
@@ -28,15 +28,47 @@ def copper(vacancy=False):
     return atoms
 
 
+CRYSTALS = [
+    (bulk("Cu"), {12}),
+    (copper(), {12}),
+    (bulk("Al"), {12}),
+    (bulk("Mg"), {12}),
+    (bulk("Si"), {4}),
+    (bulk("C"), {4}),
+    (bulk("Fe"), {8 + 6}),
+    (bulk("Li"), {8 + 6}),
+    (bulk("GaAs", "zincblende", a=5.65), {4}),
+    # Sodium ions are within the reach of each other, chloride ions are not.
+    (bulk("NaCl", "rocksalt", a=5.64), {6 + 12, 6}),
+    (bulk("MgO", "rocksalt", a=4.21), {6 + 12, 6}),
+]
+
+
 @pytest.mark.parametrize(
-    ("solid", "count"),
-    [(bulk("Cu"), 12), (copper(), 12), (bulk("Si"), 4), (bulk("C"), 4), (bulk("Fe"), 8 + 6)],
+    ("solid", "expected"), CRYSTALS, ids=[f"{len(c)} {c.symbols}" for c, _ in CRYSTALS]
 )
-def test_a_perfect_crystal_has_the_coordination_of_the_textbook(solid, count):
-    counts = site_counts(solid, 1.2)
-    assert counts == pytest.approx([count] * len(solid), abs=0.75)
-    assert np.ptp(counts) < 1e-9
-    assert Sites(solid, *LIMITS).look(solid, lasting=1) == ()
+def test_a_perfect_crystal_has_the_coordination_of_the_textbook(solid, expected):
+    sites = Sites(solid, MARGIN)
+    counts = site_counts(solid, sites.ratio)
+    assert sorted(counts) == pytest.approx(
+        sorted(list(expected) * (len(solid) // len(expected))), abs=0.2
+    )
+    assert sites.look(solid, lasting=1) == ()
+
+
+@pytest.mark.parametrize(
+    "solid", [c for c, _ in CRYSTALS], ids=[f"{len(c)} {c.symbols}" for c, _ in CRYSTALS]
+)
+def test_thermal_motion_is_no_defect_a_vacancy_is_one(solid):
+    solid, random = solid.repeat(3 if len(solid) < 8 else 1), np.random.default_rng(0)
+    sites = Sites(solid, MARGIN)
+    for _ in range(20):
+        shaken = solid.copy()
+        shaken.positions += random.normal(0, 0.06, (len(shaken), 3))
+        assert sites.look(shaken, lasting=1) == ()
+        assert Sites(shaken, MARGIN).ratio == pytest.approx(sites.ratio, abs=0.05)
+    del solid[0]
+    assert Sites(solid, MARGIN).look(solid, lasting=1) != ()
 
 
 def test_the_twelve_neighbours_of_a_vacancy_are_a_defect():
@@ -53,12 +85,12 @@ def test_the_twelve_neighbours_of_a_vacancy_are_a_defect():
 
 
 def test_a_vacancy_that_appears_later_counts_in_dynamics_after_three_steps():
-    sites = Sites(copper(), *LIMITS)
+    sites = Sites(copper(), MARGIN)
     moved = copper()
     moved.positions[0] += [0.0, 0.0, 1.8]  # an interstitial
     seen = [bool(sites.look(moved, lasting=3)) for _ in range(4)]
     assert seen == [False, False, True, True]
-    again = Sites(copper(), *LIMITS)
+    again = Sites(copper(), MARGIN)
     again.restore(json.loads(json.dumps(sites.state())))
     assert again.look(moved, lasting=3)
     assert sites.look(copper(), lasting=3) == ()
@@ -67,7 +99,7 @@ def test_a_vacancy_that_appears_later_counts_in_dynamics_after_three_steps():
 @pytest.mark.parametrize("name", ["CH3CONH2", "H2O"])
 def test_a_molecule_in_a_box_has_no_bulk(name):
     box = molecule(name, vacuum=4.0, pbc=True)
-    assert not Sites(box, *LIMITS).extended
+    assert not Sites(box, MARGIN).extended
     assert Monitor(FlagLimits(), INFO).survey(box).report.flags == ()
 
 

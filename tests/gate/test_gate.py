@@ -324,10 +324,31 @@ def test_the_reserve_is_for_audits():
     assert decide(judge, 0.01).is_audit
 
 
-def test_an_audit_that_cannot_be_paid_is_not_made_and_stops_nothing():
+def test_an_audit_that_is_due_and_cannot_be_paid_leaves_its_step_unverified():
     judge = spent(gate("audit", budget=10, audit_probability=1.0))
     decision = decide(judge)
-    assert (decision.source, decision.reasons, decision.unpaid) == (Source.COMMITTEE, (), ())
+    assert (decision.source, decision.reasons) == (Source.COMMITTEE, ())
+    assert [reason.policy for reason in decision.unpaid] == ["audit"]
+    assert "budget is spent" in decision.unpaid[0].detail
+    assert decision.audit_probability == 0.0  # nothing can choose it any more
+
+
+def test_steps_without_a_budget_for_audits_are_not_in_what_is_said_of_missed_failures():
+    judge = gate("audit", budget=2, audit_probability=1.0, audit_reserve=0.0)
+    for _ in range(2):
+        decision = decide(judge)
+        assert decision.is_audit
+        judge.budget.spend(audit=True)
+        judge.learn(decision, observe(0.01, 0.0, regime=CALM), 0.01, 0.0)
+    before = judge.audits.missed()
+    for _ in range(30):
+        decide(judge)
+    missed = judge.audits.missed()
+    assert (missed.low, missed.high, missed.audits) == (before.low, before.high, 2)
+    assert str(missed).endswith("from 2 audits; not of 30 steps with no budget for audits")
+    again = gate("audit", budget=2)
+    again.restore(json.loads(json.dumps(judge.state())))
+    assert again.audits.missed() == missed
 
 
 def test_deciding_spends_nothing():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from pydantic import ValidationError
 
 from hybrid_calc.errors import SettingsError
+from hybrid_calc.flags import bonds
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.report import FlagReport
 from hybrid_calc.gate.gate import Gate
-from hybrid_calc.gate.regime import RegimeRule, check_rules, classify
+from hybrid_calc.gate.regime import GEOMETRY_FLAGS, RegimeRule, check_rules, classify
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.geometry import composition_of
 from tests.gate.scenes import BREAKING, CLASH, REACTIVE, STRANGER, WARM, flag, observe
@@ -94,6 +97,19 @@ def test_a_rule_takes_its_part_out_of_its_parent():
     assert named(BREAKING, rules=rules) == "reactive"
     assert named(CLASH, FORMING, rules=rules) == "clash"  # of another parent
     assert named(rules=rules) == "equilibrium"
+
+
+@pytest.mark.parametrize("name", ["large_force", "not_conservative", "small_gap", "bond_formng"])
+def test_a_rule_cannot_rest_on_what_the_model_says_or_on_what_nobody_knows(name):
+    with pytest.raises(ValidationError, match=f"{name}.* Flags of the geometry: .*bond_forming"):
+        rule(flags=[name])
+
+
+def test_every_flag_a_rule_may_rest_on_is_raised_by_the_geometry_somewhere():
+    source = "".join(path.read_text() for path in Path(bonds.__file__).parent.glob("*.py"))
+    for name in GEOMETRY_FLAGS:
+        assert f'"{name}"' in source
+        assert rule(flags=[name]).flags == [name]
 
 
 def test_a_rule_may_have_a_rule_as_its_parent_and_the_first_that_holds_wins():
