@@ -243,6 +243,26 @@ def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
         f"above_reference{suffix}": float(
             sum(float(str(row["above_reference_ev"])) > SILENT_EV for row in sure)
         ),
+    } | plain_summary([row for row in rows if "plain_calls" in row], suffix)
+
+
+def plain_summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
+    """Return what the plain bands cost and came to beside ours; nothing without any."""
+    if not rows:
+        return {}
+    calls = [float(str(row["plain_calls"])) for row in rows]
+    ours = [float(str(row["calls"])) for row in rows]
+    arrived = [row for row in rows if row["plain_converged"] and row["confirmed"]]
+    apart = [
+        abs(float(str(row["plain_barrier_ev"])) - float(str(row["barrier_ev"]))) for row in arrived
+    ]
+    return {
+        f"plain_median_calls{suffix}": float(np.median(calls)),
+        f"plain_min_calls{suffix}": min(calls),
+        f"plain_max_calls{suffix}": max(calls),
+        f"plain_converged_share{suffix}": sum(bool(r["plain_converged"]) for r in rows) / len(rows),
+        f"median_calls_over_plain{suffix}": float(np.median(np.divide(ours, calls))),
+        f"plain_max_barrier_apart_ev{suffix}": max(apart, default=float("nan")),
     }
 
 

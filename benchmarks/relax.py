@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--dft", action="store_true", help="also real DFT on four molecules")
+    parser.add_argument("--dft", action="store_true", help="also real DFT on five molecules")
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--dft-only", action="store_true")
     parser.add_argument("--cache", type=Path, help="store NAME.h5 of DFT labels, to start again")

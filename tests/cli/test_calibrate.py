@@ -136,6 +136,8 @@ def test_json_says_what_the_words_say(jobs, store, tmp_path):
     data = json.loads(ended.out)
     assert data["scope"] == read_calibration(file).card.to_dict()
     assert data["target"] == str(file)
+    # Without --signal a score rests on the spread alone (benchmarks/gate.py says why).
+    assert {entry.score.signals for entry in read_calibration(file).entries} == {("force_spread",)}
     assert [row["regime"]["name"] for row in data["regimes"]]
 
 
