@@ -40,6 +40,7 @@ from hybrid_calc.drivers.barrier import ElementaryStep, NEBResult
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.errors import ReferenceFailed
 
 QUICK = ("rxn003891",)
 CLEARLY_NEGATIVE = -0.05
@@ -199,7 +200,7 @@ def rise_of(step: ElementaryStep, level: str, cache: Path | None) -> tuple[float
 
 
 def plain_band(result_folder: Path) -> dict[str, object]:
-    """Converge a climbing-image band on GFN2-xTB itself."""
+    """Converge a climbing-image band on GFN2-xTB itself, as far as that gives answers."""
     from ase.optimize import BFGS
 
     ask = xtb_reference()
@@ -218,11 +219,17 @@ def plain_band(result_folder: Path) -> dict[str, object]:
     band = NEB(
         images, climb=True, k=1.0, method="improvedtangent", remove_rotation_and_translation=True
     )
-    converged = FIRE(band, logfile=None).run(fmax=0.1, steps=600)
-    energies = [image.get_potential_energy() for image in images]
+    barrier, converged, failed = float("nan"), False, ""
+    try:
+        converged = bool(FIRE(band, logfile=None).run(fmax=0.1, steps=600))
+        energies = [image.get_potential_energy() for image in images]
+        barrier = max(energies) - energies[0]
+    except ReferenceFailed as error:
+        failed = str(error)
     return {
-        "plain_converged": bool(converged),
-        "plain_barrier_ev": max(energies) - energies[0],
+        "plain_converged": converged,
+        "plain_barrier_ev": barrier,
+        "plain_failed": failed,
         "plain_calls": ask.calls,
     }
 

@@ -7,20 +7,20 @@ was killed goes on from them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hybrid_calc.correction.surface import Surface, SurfaceLabel, evaluate_surface, frames_at
-from hybrid_calc.drivers.band import Band, relax_band
+from hybrid_calc.correction.surface import Surface, SurfaceLabel, frames_at
+from hybrid_calc.drivers.asker import WIDEST, Asker
+from hybrid_calc.drivers.bands import Bands, BandThrough
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.confirm import SaddleCheck
 from hybrid_calc.drivers.labelling import CONFORMER_ANG, NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.progress import Progress
 from hybrid_calc.drivers.saddle import (
-    Descent,
     Saddle,
     judge_saddle,
     polish_saddle,
@@ -29,9 +29,7 @@ from hybrid_calc.drivers.saddle import (
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import (
     bonds_of,
-    displacement_between,
     distance_between,
-    frozen_atoms,
 )
 from hybrid_calc.drivers.walk import labelled_hessian, next_uphill
 from hybrid_calc.errors import ReferenceFailed
@@ -41,12 +39,6 @@ FEW_INSIDE = 2
 
 BOLDER_AFTER = 4
 """After so many stops of uncertain bands the limits have doubled, and so on."""
-
-RETREATS = 2
-"""How often a refused geometry is moved down its forces and asked again."""
-
-RETREAT_ANG = 0.12
-"""How far, A."""
 
 PATIENT_CONFIRMATIONS = 1
 """After so many rounds about one saddle its band is led along the ways downhill from it."""
@@ -59,10 +51,6 @@ PROGRESS = 0.7
 
 RIDGE = "acquisition: Hessian of a saddle"
 CLIMBING = "acquisition: climbing image"
-WIDEST = "acquisition: least certain image"
-
-BandThrough = Callable[[Sequence[Atoms]], NDArray[np.float64]]
-"""Interpolates a band (B, N, 3), A, between the ends through geometries between them."""
 
 
 class BarrierSearch:
@@ -111,13 +99,16 @@ class BarrierSearch:
         self.ends = ends
         self.inner = inner
         self.start = start
-        self._through = through
-        self._check = SaddleCheck(book, progress, settings, limits, ends=ends, ask=self._ask)
+        self._asker = Asker(book, progress)
+        self._bands = Bands(
+            book, progress, settings, limits, ends=ends, through=through, start=start
+        )
+        self._check = SaddleCheck(book, progress, settings, limits, ends=ends, ask=self._asker.ask)
 
     @property
     def last_positions(self) -> NDArray[np.float64]:
         """Band that was relaxed last, shape (B, N, 3), A."""
-        return self.start if self.progress.band is None else np.array(self.progress.band)
+        return self._bands.last_positions
 
     def round(self) -> None:
         """Fit, work on the frozen surface, ask.
@@ -158,8 +149,7 @@ class BarrierSearch:
 
     def top_on_surface(self) -> float:
         """Return the highest energy of the first band, relaxed on the surface, eV."""
-        band = relax_band(self.template, self.book.surface(), self.start)
-        return float(band.energies.max())
+        return self._bands.top(self.book.surface())
 
     def saddle_label(self) -> SurfaceLabel | None:
         """Return the label of the climbing image, if one was labelled."""
@@ -205,16 +195,16 @@ class BarrierSearch:
     def _search(self, surface: Surface) -> None:
         """Relax a band and label its climbing image, or the one it is least sure of."""
         most = self._boldness() * self.settings.max_std_ev
-        band = self._band_on(surface, self._displaced(), most)
-        high = self._may_rise(band, surface)
+        band = self._bands.relax(surface, self._bands.displaced(), most)
+        high = self._bands.may_rise(band, surface)
         if band.unsure is not None:
             self.progress.unsure += 1
             self.progress.doubt = "the surface is too uncertain along the band"
-            self._ask(band.positions[band.unsure], WIDEST, surface)
+            self._asker.ask(band.positions[band.unsure], WIDEST, surface)
         elif band.top in (0, len(band.energies) - 1):
             self._collapsed(surface, "the band has no barrier between its ends")
         elif self.progress.last == CLIMBING and high is not None:
-            self._ask(band.positions[high], WIDEST, surface)
+            self._asker.ask(band.positions[high], WIDEST, surface)
         else:
             here, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(here, surface)
@@ -255,10 +245,10 @@ class BarrierSearch:
         """Take one step to the saddle on the reference itself."""
         labels = [self.book.ask(np.array(one), CLIMBING) for one in self.progress.walk]
         here = next_uphill(self.template, labels, np.array(self.progress.hessian))
-        if self._beside_an_end(here, surface):
+        if self._bands.beside_an_end(here, surface):
             self._collapsed(surface, "the climbing image fell onto an end")
             return
-        label = self._ask(here, CLIMBING, surface)
+        label = self._asker.ask(here, CLIMBING, surface)
         if label is None:
             self.progress.phase = "search"
             return
@@ -284,7 +274,9 @@ class BarrierSearch:
     def _confirm(self, surface: Surface, label: SurfaceLabel) -> None:
         """Check on the refitted surface that the labelled saddle is the barrier's top."""
         here, found = polish_saddle(self.template, surface, label.positions)
-        change = self._relative(surface, here) - self._relative(surface, label.positions)
+        change = self._bands.relative(surface, here) - self._bands.relative(
+            surface, label.positions
+        )
         if not found or abs(change) > self.limits.max_barrier_change_ev:
             self.progress.doubt = f"the refit moved the barrier by {change:.3f} eV"
             self.progress.phase = "refine"
@@ -293,7 +285,7 @@ class BarrierSearch:
         if self.hard or self.progress.confirmations > DECISIVE_CONFIRMATIONS:
             self._descend(surface, label, here)
             return
-        start = self._through(frames_at(self.template, here[None]))
+        start = self._bands.through(frames_at(self.template, here[None]))
         if self.progress.confirmations > PATIENT_CONFIRMATIONS:
             # So uncertain a path may lead elsewhere: ask what the saddle joins first.
             inflation = self.book.factor() / NORMAL_95
@@ -302,24 +294,24 @@ class BarrierSearch:
                 ways = self._check.ways_on_surface(saddle)
                 if ways is None:
                     return
-                start = self._along(here, ways)
-        band = self._band_on(surface, start, self.settings.max_std_ev)
+                start = self._bands.over(here, ways)
+        band = self._bands.relax(surface, start, self.settings.max_std_ev)
         self.progress.doubt = "the band through the climbing image is not confirmed"
-        high = self._may_rise(band, surface)
+        high = self._bands.may_rise(band, surface)
         beyond = float(band.energies[band.top]) - label.energy
         if band.unsure is not None:
-            self._ask(band.positions[band.unsure], WIDEST, surface)
+            self._asker.ask(band.positions[band.unsure], WIDEST, surface)
         elif abs(beyond) > self.limits.max_energy_error_ev:
             self.progress.doubt = f"the band's top is {beyond:.3f} eV from the climbing image"
             self.progress.refinements = 0
             top, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(top, surface)
         elif high is not None:
-            self._ask(band.positions[high], WIDEST, surface)
+            self._asker.ask(band.positions[high], WIDEST, surface)
         elif not band.converged:
             self.progress.doubt = "the band through the climbing image does not come to rest"
             self.progress.stalls += 1
-            self._learn(surface)
+            self._asker.learn(surface, self._bands.last_positions)
         else:
             self._judge(surface, label, here)
 
@@ -327,14 +319,14 @@ class BarrierSearch:
 
     def _try(self, here: NDArray[np.float64], surface: Surface) -> None:
         """Label a climbing image and decide what to do next."""
-        if self._beside_an_end(here, surface):
+        if self._bands.beside_an_end(here, surface):
             self._collapsed(surface, "the climbing image fell onto an end")
             return
         if self.book.find(here) is not None:
             self._stalled(surface)
             return
-        predicted = self._relative(surface, here)
-        label = self._ask(here, CLIMBING, surface)
+        predicted = self._bands.relative(surface, here)
+        label = self._asker.ask(here, CLIMBING, surface)
         if label is None:
             self.progress.phase = "search"
             return
@@ -363,36 +355,6 @@ class BarrierSearch:
         near = force < self._boldness() * self.limits.refine_ev_per_ang
         self.progress.phase = "confirm" if not doubts else "refine" if near else "search"
 
-    def _ask(
-        self, positions: NDArray[np.float64], reason: str, surface: Surface
-    ) -> SurfaceLabel | None:
-        """Label; where the answer is beyond sense, step down its forces and ask again."""
-        self.progress.last = reason
-        here = positions
-        for _ in range(1 + RETREATS):
-            try:
-                label = self.book.ask(here, reason, surface)
-            except ReferenceFailed:
-                self.progress.failures += 1
-            else:
-                return label if here is positions else None
-            refused = self.book.find(here)
-            if refused is None:
-                return None
-            step = refused.forces / np.linalg.norm(refused.forces, axis=1).max()
-            step[frozen_atoms(self.template)] = 0.0
-            here = here + RETREAT_ANG * step
-        return None
-
-    def _learn(self, surface: Surface) -> None:
-        """Label where the last band knows least."""
-        inside = self.last_positions[1:-1]
-        wide = self.book.half_widths(surface, inside, self.last_positions[0])
-        for index in np.argsort(-wide):
-            if self.book.find(inside[index]) is None:
-                self._ask(inside[index], WIDEST, surface)
-                return
-
     def _judge(self, surface: Surface, label: SurfaceLabel, here: NDArray[np.float64]) -> None:
         """Ask for exactly one negative mode, and for the ends it leads to."""
         saddle = self._first_order(surface, label, here)
@@ -406,7 +368,7 @@ class BarrierSearch:
             return
         ways = self._check.ways_on_reference(saddle, label)
         if ways is not None:
-            self.progress.band = self._along(here, ways).tolist()
+            self.progress.band = self._bands.over(here, ways).tolist()
             self.progress.done, self.progress.doubt = True, ""
 
     def _first_order(
@@ -432,7 +394,7 @@ class BarrierSearch:
         self.progress.doubt, self.progress.phase = doubt, "search"
         if not self._off_shelf():
             self.progress.collapses += 1
-            self._learn(surface)
+            self._asker.learn(surface, self._bands.last_positions)
 
     def _off_shelf(self) -> bool:
         """Go down from a shallow minimum between the user's ends; return whether that led on."""
@@ -445,7 +407,7 @@ class BarrierSearch:
             return self.progress.elsewhere is not None
         between = found.way.spread(self.settings.images - 2)
         between = between[::-1] if high else between
-        self.progress.band = self._through(frames_at(self.template, between)).tolist()
+        self.progress.band = self._bands.through(frames_at(self.template, between)).tolist()
         self.progress.shelf = found.rise
         self.progress.done, self.progress.doubt = True, ""
         return True
@@ -453,58 +415,4 @@ class BarrierSearch:
     def _stalled(self, surface: Surface) -> None:
         self.progress.stalls += 1
         self.progress.phase = "search"
-        self._learn(surface)
-
-    def _beside_an_end(self, here: NDArray[np.float64], surface: Surface) -> bool:
-        # Superposed, a light atom's way is shared by all; a mirror image has equal distances.
-        measures = (displacement_between, distance_between)
-        near = min(max(far(here, end.positions) for far in measures) for end in self.ends)
-        highest = max(self._relative(surface, end.positions) for end in self.ends)
-        lifted = self._relative(surface, here) - highest
-        return near < self.limits.collapse_ang or lifted < self.limits.collapse_ev
-
-    def _may_rise(self, band: Band, surface: Surface) -> int | None:
-        """Return the image that may be above the climbing one by more than the margin."""
-        wide = self.book.half_widths(surface, band.positions, band.positions[0])
-        over = band.energies + wide - band.energies[band.top]
-        over[[0, band.top, -1]] = -np.inf
-        worst = int(np.argmax(over))
-        return worst if over[worst] > self.limits.margin_ev else None
-
-    # -- bands --------------------------------------------------------------------------
-
-    def _band_on(self, surface: Surface, start: NDArray[np.float64], max_std: float) -> Band:
-        band = relax_band(
-            self.template,
-            surface,
-            start,
-            max_step=self.settings.max_step_ang,
-            max_std=max_std,
-        )
-        self.progress.band = band.positions.tolist()
-        return band
-
-    def _displaced(self) -> NDArray[np.float64]:
-        """Return the starting band, pushed off its symmetry as often as it was broken."""
-        if self.progress.push is None:
-            return self.start
-        rng = np.random.default_rng([self.settings.seed, self.progress.breaks])
-        push = np.array(self.progress.push)
-        push *= self.limits.break_ang / np.linalg.norm(push, axis=1).max()
-        push *= 1.0 if self.progress.breaks % 2 else -1.0
-        push = push + rng.normal(0.0, 0.1 * self.limits.break_ang, push.shape)
-        push[frozen_atoms(self.template)] = 0.0
-        envelope = np.sin(np.linspace(0.0, np.pi, len(self.start)))
-        return np.asarray(self.start + envelope[:, None, None] * push)
-
-    def _along(self, top: NDArray[np.float64], ways: Sequence[Descent]) -> NDArray[np.float64]:
-        """Return a band over a saddle (N, 3) along the ways down to start and end."""
-        aside = (self.settings.images - 3) // 2
-        back, forth = (way.spread(aside) for way in ways)
-        between = np.concatenate([back[::-1], top[None], forth])
-        return self._through(frames_at(self.template, between))
-
-    def _relative(self, surface: Surface, positions: NDArray[np.float64]) -> float:
-        """Return the surface's energy above the reactant's label, eV."""
-        energies, _ = evaluate_surface(surface, positions[None])
-        return float(energies[0]) - self.ends[0].energy
+        self._asker.learn(surface, self._bands.last_positions)

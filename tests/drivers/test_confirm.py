@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from hybrid_calc.drivers import confirm, search
+from hybrid_calc.drivers import bands, confirm
 from hybrid_calc.drivers.band import relax_band
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.confirm import PROBE, SaddleCheck
@@ -137,9 +137,9 @@ def test_a_band_that_is_at_rest_at_once_is_still_asked_how_sure_it_is(ends):
 
 
 def test_a_band_that_does_not_come_to_rest_confirms_nothing(ends, monkeypatch):
-    relax = search.relax_band
+    relax = bands.relax_band
     monkeypatch.setattr(
-        search, "relax_band", lambda *a, **k: replace(relax(*a, **k), converged=False)
+        bands, "relax_band", lambda *a, **k: replace(relax(*a, **k), converged=False)
     )
     result = HybridNEB(*ends, committee_of(near), Reference(transfer), QUICK).run()
     assert not result.confirmed
