@@ -1,5 +1,7 @@
 """Cheap truths, a committee that is wrong on purpose, and references that count."""
 
+import json
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -153,6 +155,27 @@ class Reference:
         return sum(
             np.abs(one - two).max() < 1e-6 for k, one in enumerate(calls) for two in calls[:k]
         )
+
+
+def killed_and_resumed(make, truth, *, budget):
+    """Result and calls of a driver that stops at its budget and goes on from what it saved last.
+
+    Parameters
+    ----------
+    make
+        Returns the driver of a reference, with ``save`` where that is given.
+    truth
+        Energy function of the reference.
+    budget
+        Calls before the kill.
+    """
+    saved = []
+    first, second = Reference(truth, budget=budget), Reference(truth)
+    stopped = make(first, save=saved.append).run()
+    assert not stopped.confirmed
+    driver = make(second)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    return driver.run(), len(first.asked) + len(second.asked)
 
 
 def committee_of(energy):

@@ -1,7 +1,5 @@
 """A barrier confirmed by the reference."""
 
-import json
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -16,6 +14,7 @@ from tests.drivers.conftest import (
     Reference,
     committee_of,
     folded,
+    killed_and_resumed,
     negative_modes,
     transfer,
 )
@@ -92,15 +91,13 @@ def test_a_spent_budget_is_not_confirmed_and_says_so(ends):
 
 def test_resume_after_a_kill_gives_the_same_result(ends):
     whole = HybridNEB(*ends, committee_of(near), Reference(transfer), QUICK).run()
-    saved = []
-    first = Reference(transfer, budget=whole.end_calls + 2)
-    HybridNEB(*ends, committee_of(near), first, QUICK, save=saved.append).run()
-    second = Reference(transfer)
-    driver = HybridNEB(*ends, committee_of(near), second, QUICK)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
+    result, asked = killed_and_resumed(
+        lambda ask, **more: HybridNEB(*ends, committee_of(near), ask, QUICK, **more),
+        transfer,
+        budget=whole.end_calls + 2,
+    )
     total = whole.end_calls + whole.interior_labels + whole.confirmation_labels
-    assert len(first.asked) + len(second.asked) == total
+    assert asked == total
     assert result.barrier == whole.barrier
     assert np.array_equal(result.transition_state, whole.transition_state)
 

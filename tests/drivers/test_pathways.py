@@ -18,6 +18,7 @@ from tests.drivers.conftest import (
     committee_of,
     height_of,
     hop,
+    killed_and_resumed,
     negative_modes,
     ridged,
     stepwise,
@@ -122,14 +123,12 @@ def test_a_walk_along_a_ridge_that_was_killed_goes_on_where_it_was(planar_ends):
     direct = search(planar_ends, Reference(ridged), limits=replace(HARD, max_pathways=1))
     before = len(direct.run().labels)
     for done in (before + 3, before + 12):
-        saved = []
-        first = Reference(ridged, budget=done)
-        search(planar_ends, first, save=saved.append).run()
-        second = Reference(ridged)
-        driver = search(planar_ends, second)
-        driver.restore(json.loads(json.dumps(saved[-1])))
-        result = driver.run()
-        assert len(first.asked) + len(second.asked) == len(whole.asked)
+        result, asked = killed_and_resumed(
+            lambda ask, **more: search(planar_ends, ask, **more),
+            ridged,
+            budget=done,
+        )
+        assert asked == len(whole.asked)
         assert result.pathways == expected.pathways
         assert np.array_equal(result.path, expected.path)
 
@@ -185,15 +184,13 @@ def test_a_path_of_the_users_is_not_left(ends):
 def test_a_search_that_was_killed_goes_on_where_it_was(ends, short):
     whole = Reference(stepwise)
     expected = search(ends, whole).run()
-    saved = []
-    first = Reference(stepwise, budget=len(whole.asked) - short)
-    search(ends, first, save=saved.append).run()
-    second = Reference(stepwise)
-    driver = search(ends, second)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
+    result, asked = killed_and_resumed(
+        lambda ask, **more: search(ends, ask, **more),
+        stepwise,
+        budget=len(whole.asked) - short,
+    )
     assert result.confirmed, result.missing
-    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert asked == len(whole.asked)
     assert result.pathways == expected.pathways
     assert calls_of(result) == calls_of(expected)
     assert np.array_equal(result.path, expected.path)

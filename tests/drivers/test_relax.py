@@ -26,6 +26,7 @@ from tests.drivers.conftest import (
     committee_of,
     distance,
     hop,
+    killed_and_resumed,
     numerical,
     transfer,
 )
@@ -153,14 +154,12 @@ def test_one_failure_of_the_reference_is_survived(start):
 def test_resume_after_a_kill_gives_the_same_result(start):
     settings = RelaxSettings(fmax_ev_per_ang=0.005)
     whole = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
-    saved = []
-    first = Reference(cluster, budget=2)
-    HybridRelax(start, committee_of(near), first, settings, save=saved.append).run()
-    second = Reference(cluster)
-    driver = HybridRelax(start, committee_of(near), second, settings)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
-    assert len(first.asked) + len(second.asked) == whole.reference_calls
+    result, asked = killed_and_resumed(
+        lambda ask, **more: HybridRelax(start, committee_of(near), ask, settings, **more),
+        cluster,
+        budget=2,
+    )
+    assert asked == whole.reference_calls
     assert np.array_equal(result.atoms.positions, whole.atoms.positions)
 
 
@@ -214,14 +213,12 @@ def test_a_run_killed_before_its_first_sensible_label_goes_on_the_same_way(start
     expected = HybridRelax(start, committee_of(shrunken), whole).run()
     assert expected.confirmed
     assert np.linalg.norm(numerical(stiff, whole.asked[0])[1], axis=1).max() > 15
-    saved = []
-    first = Reference(stiff, budget=kept)
-    HybridRelax(start, committee_of(shrunken), first, save=saved.append).run()
-    second = Reference(stiff)
-    driver = HybridRelax(start, committee_of(shrunken), second)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
-    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    result, asked = killed_and_resumed(
+        lambda ask, **more: HybridRelax(start, committee_of(shrunken), ask, **more),
+        stiff,
+        budget=kept,
+    )
+    assert asked == len(whole.asked)
     assert np.array_equal(result.atoms.positions, expected.atoms.positions)
     assert result.prior == expected.prior
 

@@ -1,7 +1,5 @@
 """Ways over more than one saddle: which minima they lead over, and in which order."""
 
-import json
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -22,6 +20,7 @@ from tests.drivers.conftest import (
     committee_of,
     distance,
     hop,
+    killed_and_resumed,
     negative_modes,
     numerical,
     shelved,
@@ -86,15 +85,13 @@ def test_the_highest_saddle_is_the_barrier(ends):
 def test_a_way_that_was_killed_goes_on_where_it_was(ends, kept):
     whole = Reference(stepwise)
     expected = search(ends, whole).run()
-    saved = []
-    first = Reference(stepwise, budget=kept)
-    search(ends, first, save=saved.append).run()
-    second = Reference(stepwise)
-    driver = search(ends, second)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
+    result, asked = killed_and_resumed(
+        lambda ask, **more: search(ends, ask, **more),
+        stepwise,
+        budget=kept,
+    )
     assert result.confirmed, result.missing
-    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert asked == len(whole.asked)
     assert result.barrier == expected.barrier
     assert calls_of(result) == calls_of(expected)
     assert np.array_equal(result.path, expected.path)
@@ -208,16 +205,13 @@ def test_a_shelf_is_left_without_a_saddle(ends):
 def test_a_walk_off_a_shelf_that_was_killed_is_repeated_for_nothing(ends, short):
     whole = Reference(shelved)
     expected = over_shelf(ends, whole).run()
-    saved = []
-    first = Reference(shelved, budget=len(whole.asked) - short)
-    stopped = over_shelf(ends, first, save=saved.append).run()
-    assert not stopped.confirmed
-    second = Reference(shelved)
-    driver = over_shelf(ends, second)
-    driver.restore(json.loads(json.dumps(saved[-1])))
-    result = driver.run()
+    result, asked = killed_and_resumed(
+        lambda ask, **more: over_shelf(ends, ask, **more),
+        shelved,
+        budget=len(whole.asked) - short,
+    )
     assert result.confirmed, result.missing
-    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert asked == len(whole.asked)
     assert calls_of(result) == calls_of(expected)
     assert np.array_equal(result.path, expected.path)
     assert result.steps[1].barrier == expected.steps[1].barrier
