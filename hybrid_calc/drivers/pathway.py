@@ -223,7 +223,8 @@ class Pathway:
                 return
             self._trials = self._leads(step)
             if not self._trials and step.progress.elsewhere is None:
-                if impatient := step.search.patience():
+                impatient = step.search.patience()
+                if impatient and not step.search.off_shelf():
                     self.missing = "; ".join([*impatient, step.progress.doubt])
                 return
         self.means.record()

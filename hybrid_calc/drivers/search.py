@@ -392,12 +392,20 @@ class BarrierSearch:
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
         self.progress.doubt, self.progress.phase = doubt, "search"
-        if not self._off_shelf():
+        if not self.off_shelf():
             self.progress.collapses += 1
             self._asker.learn(surface, self._bands.last_positions)
 
-    def _off_shelf(self) -> bool:
-        """Go down from a shallow minimum between the user's ends; return whether that led on."""
+    def off_shelf(self) -> bool:
+        """Go down from a shallow minimum between the user's ends; return whether that led on.
+
+        Where a band collapses, and before a step is given up whose bands never did; once.
+
+        Raises
+        ------
+        BudgetExhausted, RunInterrupted
+            No more labels.
+        """
         high = int(np.argmax([end.energy for end in self.ends]))
         if not self.inner[high] or self.progress.off_shelf:
             return False

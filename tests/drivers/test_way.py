@@ -8,6 +8,7 @@ from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.labelling import LabelBook, surface_label
 from hybrid_calc.drivers.neb import HybridNEB
 from hybrid_calc.drivers.relax import RelaxResult
+from hybrid_calc.drivers.search import BarrierSearch
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shelf import highest_between, ways_off_shelf
 from hybrid_calc.drivers.step import Stop
@@ -198,6 +199,18 @@ def test_a_shelf_is_left_without_a_saddle(ends):
     assert result.path_energies[-1] == pytest.approx(SHELF(1.0), abs=5e-3)
     assert reference.repeats() == 0
     assert calls_of(result) == len(reference.asked)
+
+
+@pytest.mark.usefixtures("decisive")
+def test_a_step_is_not_given_up_before_the_way_off_its_shelf_was_tried(ends, monkeypatch):
+    def collapsed(self, surface, doubt):
+        self.progress.doubt, self.progress.phase = doubt, "search"
+        self.progress.collapses += 1  # as if the bands had never been seen to collapse
+
+    monkeypatch.setattr(BarrierSearch, "_collapsed", collapsed)
+    result = over_shelf(ends, Reference(shelved), limits=SearchLimits(max_pathways=1)).run()
+    assert result.confirmed, result.missing
+    assert result.steps[1].barrierless
 
 
 @pytest.mark.usefixtures("decisive")
