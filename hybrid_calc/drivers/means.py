@@ -15,10 +15,15 @@ from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.labelling import Answer, AskReference, LabelBook
 from hybrid_calc.drivers.receipts import Receipts
 from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.saddle import CLEARLY_NEGATIVE
 from hybrid_calc.drivers.settings import NebSettings
 from hybrid_calc.drivers.shape import bonds_of
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import BudgetExhausted, HybridCalcError, RunInterrupted
+
+SADDLE_EV_PER_ANG2 = -0.5
+"""A minimum between the user's ends may be as flat as a shelf: a stationary point with a lower
+curvature on the surface is no minimum, eV/A^2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,7 @@ class Means:
             self.settings.ends,
             known=[*self.known, *labels],
             save=save,
+            saddle_below=SADDLE_EV_PER_ANG2 if stop.inner else -CLEARLY_NEGATIVE,
         )
         if stop.state is not None:
             driver.restore(stop.state)

@@ -16,7 +16,7 @@ from hybrid_calc.correction.surface import SurfaceLabel
 from hybrid_calc.drivers.band import band_through
 from hybrid_calc.drivers.barrier import ElementaryStep
 from hybrid_calc.drivers.labelling import LabelBook, near_path
-from hybrid_calc.drivers.means import Means
+from hybrid_calc.drivers.means import SADDLE_EV_PER_ANG2, Means
 from hybrid_calc.drivers.saddle import modes_at
 from hybrid_calc.drivers.step import INTERMEDIATE, Step, Stop
 from hybrid_calc.drivers.walk import curvature_along
@@ -25,10 +25,6 @@ from hybrid_calc.errors import ReferenceFailed, RunInterrupted
 
 MOST_INHERITED = 80
 """Labels of the search so far that a new step is given; its cost grows with the cube of them."""
-
-
-SADDLE_EV_PER_ANG2 = -0.5
-"""A stationary point with a lower curvature on the surface is no minimum, eV/A^2."""
 
 
 SOFTEST = "confirmation: softest mode of an intermediate"

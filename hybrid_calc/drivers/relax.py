@@ -114,6 +114,9 @@ class HybridRelax:
         Labels of this molecule from before; those of this conformer are used.
     save
         Called with the state after every label.
+    saddle_below
+        A label from before with a lower curvature on the surface is a saddle, eV/A^2; a
+        relaxation does not end on it.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class HybridRelax:
         *,
         known: Sequence[SurfaceLabel] = (),
         save: SaveState | None = None,
+        saddle_below: float = -CLEARLY_NEGATIVE,
     ) -> None:
         refuse_periodic(atoms)
         self.settings = settings or RelaxSettings()
@@ -137,6 +141,7 @@ class HybridRelax:
         self._fallback: list[list[float]] | None = None
         self._method = "surface"
         self._prior = "committee"
+        self._saddle_below = saddle_below
         self._saddles: list[list[list[float]]] | None = None
 
     @classmethod
@@ -337,7 +342,7 @@ class HybridRelax:
         return [
             one.positions.tolist()
             for one, curvature in zip(still, softest, strict=True)
-            if (curvature < -CLEARLY_NEGATIVE).any()
+            if (curvature < self._saddle_below).any()
         ]
 
     def _at_saddle(self, positions: NDArray[np.float64]) -> bool:
