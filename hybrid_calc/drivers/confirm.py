@@ -164,6 +164,7 @@ class SaddleCheck:
             found = descend_on_reference(self.book, saddle, DESCENT, arrived)
         except ReferenceFailed:
             self.progress.failures += 1
+            self.progress.phase = "search"
             self.progress.doubt = "the way downhill from the climbing image was not found"
             return None
         ways = self._in_order(found)

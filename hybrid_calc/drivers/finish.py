@@ -83,13 +83,13 @@ class Finish:
         """
         if self._settings.polish != "none":
             label = self._polish_from(label)
-        self.label = label
         doubts = [self._doubt_of(label, judge)]
         if self._settings.label_downhill_ends:
             rounds = self._begun.setdefault("downhill", [])
             found = label_downhill_ends(self._book, label, ends, rounds, self._record)
             self.downhill = tuple(found)
             doubts.append(missing_of(found))
+        self.label = label
         self.doubts = [doubt for doubt in doubts if doubt]
         return self.doubts
 

@@ -297,7 +297,8 @@ def refuse_other_state(
     if state.get("schema") != schema:
         raise InputError(
             f"the run was begun by another version (state {state.get('schema')}, wanted {schema}); "
-            "start it anew in another folder. Its labels are in the store and cost nothing again."
+            "start it anew in another folder, with store naming the old folder's run.h5: its "
+            "labels then cost nothing again."
         )
     begun = [np.array(one) for one in state["starts"]]
     same = len(begun) == len(starts) and all(

@@ -26,7 +26,6 @@ from hybrid_calc.correction.surface import (
 from hybrid_calc.drivers.known import committee_for, known_labels
 from hybrid_calc.drivers.labelling import (
     NO_MORE_LABELS,
-    SAME_GEOMETRY,
     AskReference,
     LabelBook,
     ReferenceCalculator,
@@ -36,8 +35,9 @@ from hybrid_calc.drivers.labelling import (
 )
 from hybrid_calc.drivers.saddle import CLEARLY_NEGATIVE, PUSH_ANG, modes_at, surface_hessian
 from hybrid_calc.drivers.settings import RelaxSettings
-from hybrid_calc.drivers.shape import frozen_atoms, has_clash, part_clashes
+from hybrid_calc.drivers.shape import distance_between, frozen_atoms, has_clash, part_clashes
 from hybrid_calc.drivers.vibrations import Vibrations, reference_hessian, vibrations_of
+from hybrid_calc.drivers.walk import curvature_along
 from hybrid_calc.errors import ReferenceFailed
 
 MAX_FAILURES = 2
@@ -48,6 +48,12 @@ SURFACE_SHARE = 0.04
 
 SURFACE_STEPS = 200
 """Steps per relaxation on the surface."""
+
+PROBE_ANG = 0.1
+"""Displacement of the largest-moving atom in a label that decides about a mode, A."""
+
+AT_SADDLE_ANG = 0.05
+"""A geometry is at a saddle where its distances all differ by less, A."""
 
 SCHEMA = 2
 """Of the state to resume from."""
@@ -204,9 +210,9 @@ class HybridRelax:
             There was no first label.
         """
         missing, vibrations = "", None
-        if self._saddles is None:
-            self._saddles = self._known_saddles()
         try:
+            if self._saddles is None:
+                self._saddles = self._known_saddles()
             if self._method == "surface" and not self._relax_on_surfaces():
                 self._method = "reference"
             if self._method == "reference":
@@ -253,12 +259,12 @@ class HybridRelax:
             self.book.ask(positions, "acquisition", surface)
         except ReferenceFailed:
             self._failures += 1
-            self._record()
             if self._failures > MAX_FAILURES:
                 return False
             if self.book.usable():
                 self._try_retreat(0.5 * (positions + self._start()), surface)
             else:
+                self._record()
                 self._relax_on_reference(until_usable=True)
         self._record()
         return True
@@ -331,24 +337,34 @@ class HybridRelax:
     def _known_saddles(self) -> list[list[list[float]]]:
         """Return where labels from before show a saddle, which no relaxation may end on.
 
-        Those that fulfil the target of the forces; the surface tells what they are.
+        Those that fulfil the target of the forces; where the surface sees a mode that leads down
+        one label along it decides.
         """
         target = self.settings.fmax_ev_per_ang
         still = [one for one in self.book.usable() if max_force(self.atoms, one) <= target]
         if not still:
             return []
         surface = self.book.surface()
-        softest = [modes_at(self.atoms, surface, one.positions)[0][:1] for one in still]
-        return [
-            one.positions.tolist()
-            for one, curvature in zip(still, softest, strict=True)
-            if (curvature < self._saddle_below).any()
-        ]
+        return [one.positions.tolist() for one in still if self._is_saddle(one, surface)]
+
+    def _is_saddle(self, label: SurfaceLabel, surface: Surface) -> bool:
+        curvatures, modes = modes_at(self.atoms, surface, label.positions)
+        if not (curvatures[:1] < self._saddle_below).any():
+            return False
+        try:
+            found = curvature_along(
+                self.book, label, modes[0], "acquisition", step=PROBE_ANG, surface=surface
+            )
+        except ReferenceFailed:
+            return True  # who cannot be asked is not believed
+        return found < self._saddle_below
 
     def _at_saddle(self, positions: NDArray[np.float64]) -> bool:
         """Tell whether a geometry is one of these."""
-        saddles = np.array(self._saddles or []).reshape(-1, *positions.shape)
-        return bool((np.abs(saddles - positions) < SAME_GEOMETRY).all(axis=(1, 2)).any())
+        return any(
+            distance_between(np.array(one), positions) < AT_SADDLE_ANG
+            for one in self._saddles or ()
+        )
 
     def _best(self) -> SurfaceLabel | None:
         return min(self.book.labels, key=lambda one: one.energy, default=None)
@@ -373,7 +389,9 @@ class HybridRelax:
         if best is None:
             raise ReferenceFailed("a relaxation ended without a label; check the reference.")
         fmax = max_force(self.atoms, best)
-        if not confirmed and not missing:
+        if not confirmed and not missing and self._at_saddle(best.positions):
+            missing = "it ends at a saddle known from before; start farther from it."
+        elif not confirmed and not missing:
             missing = (
                 f"the reference's largest force is {fmax:.3f} eV/A after {self.book.asked} calls, "
                 f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.steps."

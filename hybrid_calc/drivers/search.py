@@ -124,6 +124,7 @@ class BarrierSearch:
             self._round()
         except ReferenceFailed as error:
             self.progress.failures += 1
+            self.progress.phase = "search"  # the same round would ask the same again
             self.progress.doubt = f"the reference gave no label: {error}"
 
     def _round(self) -> None:

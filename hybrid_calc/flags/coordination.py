@@ -136,12 +136,11 @@ class Sites:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the bulk and for how long each site has deviated, JSON-able."""
-        return {"bulk": self._bulk.tolist(), "wrong_for": self._wrong_for.tolist()}
+        """Return for how long each site has deviated, JSON-able; the rest is the start's."""
+        return {"wrong_for": self._wrong_for.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        self._bulk = np.array(state["bulk"])
         self._wrong_for = np.array(state["wrong_for"], dtype=np.intp)
 
 

@@ -27,7 +27,7 @@ class Missed:
     unflagged_share
         Share of all geometries that nothing but chance could have labelled.
     unsampled
-        Geometries that came after the last audit was paid, about which this says nothing.
+        Geometries decided while no audit could be paid, about which this says nothing.
     """
 
     estimate: float
@@ -108,7 +108,8 @@ class AuditLog:
 
     def missed(self) -> Missed:
         """Return the share of bad geometries that were not flagged, with its interval."""
-        share = self.unflagged / self.geometries if self.geometries else math.nan
+        unknown = 1.0 if self.unsampled else math.nan  # of no step is it known that it was asked
+        share = self.unflagged / self.geometries if self.geometries else unknown
         bad: list[bool] = []
         probabilities: list[float] = []
         for probability, (audits, wrong) in self.found.items():

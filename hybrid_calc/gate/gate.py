@@ -350,7 +350,7 @@ class Gate:
             or {reason.policy for reason in reasons} != {"uncertain"}
         ):
             return reasons, []
-        to_come = max(1, self.horizon - self.audits.geometries)
+        to_come = max(1, self.horizon - self.audits.geometries - self.audits.unsampled)
         price = affordable(self._relative, left / to_come)
         if price <= 1 or verdict.relative >= price or math.isnan(verdict.score):
             return reasons, []

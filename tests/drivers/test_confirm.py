@@ -117,7 +117,8 @@ def test_labels_that_are_refused_again_and_again_end_the_search_not_one_alone(en
         result = HybridNEB(*ends, committee_of(near), label, QUICK).run()
         assert not result.confirmed
         assert "the reference keeps failing" in result.missing
-        assert len(refused) <= 2 * (SearchLimits().max_failures + 1)
+        most = SearchLimits()  # every pathway has its own patience
+        assert len(refused) <= 2 * (most.max_failures + 1) * most.max_pathways
     finally:
         undecided.undo()
 
