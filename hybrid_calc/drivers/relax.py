@@ -121,8 +121,8 @@ class HybridRelax:
     save
         Called with the state after every label.
     saddle_below
-        A label from before with a lower curvature on the surface is a saddle, eV/A^2; a
-        relaxation does not end on it.
+        A label from before with a lower curvature is a saddle, eV/A^2; a relaxation does not end
+        on it. Where the surface sees one, a label along that mode decides.
     """
 
     def __init__(
