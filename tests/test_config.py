@@ -279,6 +279,7 @@ BAD_VALUES = [
     ("neb.fmax_ev_per_ang", 0),
     ("neb.end_fmax_ev_per_ang", 0),
     ("neb.max_labels", 0),
+    ("neb.max_confirmation_labels", 0),
     ("neb.max_std_ev", 0),
     ("neb.max_step_ang", 0),
     ("neb.kernel", "cubic"),

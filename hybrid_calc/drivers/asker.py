@@ -78,6 +78,8 @@ class Asker:
     def learn(self, surface: Surface, band: NDArray[np.float64]) -> None:
         """Label the image between the ends of a band (B, N, 3), A, that is known least.
 
+        Of those that are not labelled and were not refused.
+
         Raises
         ------
         BudgetExhausted, RunInterrupted
@@ -86,6 +88,6 @@ class Asker:
         inside = band[1:-1]
         wide = self.book.half_widths(surface, inside, band[0])
         for index in np.argsort(-wide):
-            if self.book.find(inside[index]) is None:
+            if self.book.find(inside[index]) is None and not self.book.refused(inside[index]):
                 self.ask(inside[index], WIDEST, surface)
                 return

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.barrier import SearchLimits
-from hybrid_calc.drivers.downhill import descend_on_reference, side_of
+from hybrid_calc.drivers.downhill import (
+    CONFORMER_FMAX,
+    MOST_STEPS,
+    descend_on_reference,
+    same_bonds,
+    side_of,
+    walk_fmax,
+)
 from hybrid_calc.drivers.labelling import NORMAL_95, LabelBook, max_force
 from hybrid_calc.drivers.progress import Progress
 from hybrid_calc.drivers.saddle import (
@@ -112,10 +119,11 @@ class SaddleCheck:
     def _way_from(self, saddle: Saddle, start: NDArray[np.float64]) -> Descent | None:
         """Walk downhill on the surface, which learns a label wherever it is too far from all."""
         walked = [saddle.positions[None]]
+        fmax = walk_fmax(self.book.template.numbers, self.ends)
         for _ in range(MOST_LEGS):
             surface = self.book.surface()
             known = [one.positions for one in self.book.usable()]
-            leg = descend(self.book.template, surface, start, known, reach=WAY_REACH_ANG)
+            leg = descend(self.book.template, surface, start, known, reach=WAY_REACH_ANG, fmax=fmax)
             walked.append(leg.walked)
             if not leg.unsure:
                 return Descent(walked=np.concatenate(walked), unsure=False)
@@ -128,10 +136,11 @@ class SaddleCheck:
         """Return ways as start and end come, None where they lead elsewhere."""
         ways = self._in_order(found)
         if ways is None:
-            # A label at each minimum that is not an end tells whether it is there.
+            # A label at each minimum that is not an end tells whether it is there; where they
+            # have the bonds of the ends, a label at both.
             surface = self.book.surface()
             places = [one.positions for one in found]
-            others = [one for one in places if self._bonds(one) not in self._wanted]
+            others = [one for one in places if self._bonds(one) not in self._wanted] or places
             labels = [self._ask(other, END, surface) for other in others]
             if all(one and max_force(self.book.template, one) < AT_MINIMUM for one in labels):
                 self.progress.elsewhere = [place.tolist() for place in places]
@@ -149,19 +158,21 @@ class SaddleCheck:
         label
             Of the climbing image.
         """
+        numbers = self.book.template.numbers
+        conformers = same_bonds(numbers, self.ends)
+        elsewhere = CONFORMER_FMAX if conformers else self.settings.end_fmax_ev_per_ang
 
         def arrived(one: SurfaceLabel) -> bool:
-            force = max_force(self.book.template, one)
-            # Of two conformers it would have arrived anywhere.
-            at_an_end = self._wanted[0] != self._wanted[1] and any(
-                bonds == self._bonds(one.positions)
-                and one.energy - end.energy < LEFT_ABOVE_END * (label.energy - end.energy)
-                for end, bonds in zip(self.ends, self._wanted, strict=True)
-            )
-            return force < (NEAR_END if at_an_end else self.settings.end_fmax_ev_per_ang)
+            side = side_of(numbers, one.positions, self.ends)
+            at_an_end = side != "neither"
+            if at_an_end:
+                end = self.ends[side == "end"]
+                at_an_end = one.energy - end.energy < LEFT_ABOVE_END * (label.energy - end.energy)
+            return max_force(self.book.template, one) < (NEAR_END if at_an_end else elsewhere)
 
         try:
-            found = descend_on_reference(self.book, saddle, DESCENT, arrived)
+            most = min(MOST_STEPS, self._confirming_left)
+            found = descend_on_reference(self.book, saddle, DESCENT, arrived, most=most)
         except ReferenceFailed:
             self.progress.failures += 1
             self.progress.phase = "search"
@@ -219,6 +230,11 @@ class SaddleCheck:
         """Return the reference's curvature along a mode, eV/A^2, for one label."""
         step = self.limits.probe_ang
         return curvature_along(self.book, label, mode, PROBE, step=step, surface=surface)
+
+    @property
+    def _confirming_left(self) -> int:
+        """Labels that confirming this step may still take, at least one."""
+        return max(1, self.settings.max_confirmation_labels - self.book.asked_for("confirmation"))
 
     @property
     def _wanted(self) -> list[frozenset[tuple[int, int]]]:

@@ -17,7 +17,14 @@ from hybrid_calc.drivers.labelling import (
     ReferenceCalculator,
     max_force,
 )
-from hybrid_calc.drivers.saddle import Descent, Saddle, downhill_ends, judge_saddle, pushed
+from hybrid_calc.drivers.saddle import (
+    WALK_FMAX,
+    Descent,
+    Saddle,
+    descend,
+    judge_saddle,
+    pushed,
+)
 from hybrid_calc.drivers.shape import bonds_of, displacement_between, distance_between
 from hybrid_calc.errors import ReferenceFailed
 
@@ -39,6 +46,13 @@ STEP_ANG = 0.1
 MOST_STEPS = 300
 """Steps it may take."""
 
+NEAR_SHARE = 0.3
+"""A conformer belongs to an end that is nearer than this share of what lies between the ends."""
+
+CONFORMER_FMAX = 0.005
+"""A soft rotor's forces are small beside its saddle, too: between ends with the same bonds walks
+on the surface go on to this force, eV/A."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownhillEnd:
@@ -54,14 +68,18 @@ class DownhillEnd:
         What the surface had said minus that, eV.
     fmax
         The reference's largest force there, eV/A.
+    away
+        How far it is from that end of the step, A: far from it lies another conformer.  Of
+        neither, from the nearer one.
     confirmed
-        Whether both are small.
+        Whether error and force are small.
     """
 
     joins: str
     energy: float
     error: float
     fmax: float
+    away: float
     confirmed: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,6 +89,7 @@ class DownhillEnd:
             "energy_ev": self.energy,
             "surface_error_ev": self.error,
             "fmax_ev_per_ang": self.fmax,
+            "away_ang": self.away,
             "confirmed": self.confirmed,
         }
 
@@ -105,7 +124,7 @@ def label_downhill_ends(
     found: list[DownhillEnd] = []
     for index in range(ROUNDS):
         if index == len(rounds):
-            rounds.append(_walk(book, saddle))
+            rounds.append(_walk(book, saddle, ends))
             record()
         walked = rounds[index]
         found = [
@@ -122,6 +141,8 @@ def descend_on_reference(
     saddle: Saddle,
     reason: str,
     arrived: Callable[[SurfaceLabel], bool],
+    *,
+    most: int = MOST_STEPS,
 ) -> list[Descent]:
     """Walk downhill on the reference itself from both sides of a saddle.
 
@@ -138,13 +159,15 @@ def descend_on_reference(
         For the record.
     arrived
         Tells whether a label ends its walk.
+    most
+        Steps that one walk may take.
 
     Raises
     ------
     ReferenceFailed, BudgetExhausted, RunInterrupted
         No more labels, or a walk that does not end.
     """
-    walks = [walk_downhill(book, start, reason, arrived) for start in pushed(saddle)]
+    walks = [walk_downhill(book, start, reason, arrived, most=most) for start in pushed(saddle)]
     return [Descent(walked=np.array([saddle.positions, *walked]), unsure=False) for walked in walks]
 
 
@@ -153,6 +176,8 @@ def walk_downhill(
     start: NDArray[np.float64],
     reason: str,
     arrived: Callable[[SurfaceLabel], bool],
+    *,
+    most: int = MOST_STEPS,
 ) -> list[NDArray[np.float64]]:
     """Follow the reference's forces; return where it went from the start (N, 3), A, on.
 
@@ -166,12 +191,12 @@ def walk_downhill(
     frame.calc = ReferenceCalculator(book, reason)
     walked = []
     # It follows the forces: steps by curvature were seen to leap over a shallow minimum.
-    for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
+    for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=most):
         walked.append(np.array(frame.positions))
         label = book.find(frame.positions)
         if label is not None and arrived(label):
             return walked
-    raise ReferenceFailed(f"a walk downhill did not end in {MOST_STEPS} steps.")
+    raise ReferenceFailed(f"a walk downhill did not end in {most} steps.")
 
 
 def missing_of(found: list[DownhillEnd]) -> str:
@@ -188,10 +213,14 @@ def missing_of(found: list[DownhillEnd]) -> str:
     return ""
 
 
-def _walk(book: LabelBook, saddle: SurfaceLabel) -> dict[str, Any]:
+def _walk(
+    book: LabelBook, saddle: SurfaceLabel, ends: tuple[SurfaceLabel, SurfaceLabel]
+) -> dict[str, Any]:
     surface = book.surface()
     judged = judge_saddle(book.template, surface, saddle.positions, inflation=1.0)
-    positions = np.array([one.positions for one in downhill_ends(book.template, surface, judged)])
+    fmax = walk_fmax(book.template.numbers, ends)
+    walks = [descend(book.template, surface, start, fmax=fmax) for start in pushed(judged)]
+    positions = np.array([one.positions for one in walks])
     energies, _ = evaluate_surface(surface, positions)
     return {"positions": positions.tolist(), "energies": energies.tolist()}
 
@@ -204,13 +233,35 @@ def _judge(
 ) -> DownhillEnd:
     label = book.ask(positions, DOWNHILL)
     error, fmax = said - label.energy, max_force(book.template, label)
+    joins = side_of(book.template.numbers, positions, ends)
+    near = {"start": ends[:1], "end": ends[1:]}.get(joins, ends)
     return DownhillEnd(
-        joins=side_of(book.template.numbers, positions, ends),
+        joins=joins,
+        away=min(apart(positions, one.positions) for one in near),
         energy=label.energy - ends[0].energy,
         error=error,
         fmax=fmax,
         confirmed=abs(error) <= MAX_ERROR_EV and fmax <= MAX_FMAX_EV_PER_ANG,
     )
+
+
+def apart(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
+    """Return how far two geometries (N, 3) are from each other, A.
+
+    By distances and, since those of mirror images are equal, by superposition.
+    """
+    return max(distance_between(one, two), displacement_between(one, two))
+
+
+def same_bonds(numbers: NDArray[np.int_], ends: tuple[SurfaceLabel, SurfaceLabel]) -> bool:
+    """Tell whether two minima are conformers of each other, or mirror images."""
+    one, two = (bonds_of(numbers, end.positions) for end in ends)
+    return one == two
+
+
+def walk_fmax(numbers: NDArray[np.int_], ends: tuple[SurfaceLabel, SurfaceLabel]) -> float:
+    """Return the force at which a walk on the surface between these minima ends, eV/A."""
+    return CONFORMER_FMAX if same_bonds(numbers, ends) else WALK_FMAX
 
 
 def side_of(
@@ -220,15 +271,17 @@ def side_of(
 ) -> str:
     """Return the end, ``start`` or ``end``, that a geometry (N, 3), A, belongs to, or ``neither``.
 
-    The one with the same bonds.  Two conformers have the same: then the nearer one, by distances
-    and, since those of mirror images are equal, by superposition; and only where it is near.
+    The one with the same bonds.  Two conformers have the same: then the nearer one, and only
+    where it is near, which between ends that are near each other is nearer still.
     """
     bonds = bonds_of(numbers, positions)
+    places = [end.positions for end in ends]
     fitting = [
-        (max(distance_between(positions, place), displacement_between(positions, place)), name)
-        for name, place in zip(("start", "end"), [end.positions for end in ends], strict=True)
+        (apart(positions, place), name)
+        for name, place in zip(("start", "end"), places, strict=True)
         if bonds_of(numbers, place) == bonds
     ]
-    if len(fitting) == 2 and min(fitting)[0] > CONFORMER_ANG:
+    reach = min(CONFORMER_ANG, NEAR_SHARE * apart(*places))
+    if len(fitting) == 2 and min(fitting)[0] > reach:
         return "neither"
     return min(fitting)[1] if fitting else "neither"

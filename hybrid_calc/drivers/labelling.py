@@ -100,6 +100,7 @@ class LabelBook:
         self.settings = settings or ProcessSettings()
         self.labels: list[SurfaceLabel] = []
         self.reasons: list[str] = []
+        self.refusals: list[NDArray[np.float64]] = []
         self.know(known)
         self.forecasts: list[Forecast] = []
         self._label = label
@@ -108,6 +109,17 @@ class LabelBook:
     def asked(self) -> int:
         """Reference calls paid for."""
         return sum(reason != "known" for reason in self.reasons)
+
+    def asked_for(self, purpose: str) -> int:
+        """Return how many calls were paid for whose reason begins so."""
+        return sum(reason.startswith(purpose) for reason in self.reasons)
+
+    def refused(self, positions: NDArray[np.float64]) -> bool:
+        """Tell whether the reference gave no label at a geometry, or one beyond sense."""
+        label = self.find(positions)
+        if label is not None:
+            return not self._makes_sense(label)
+        return any(np.abs(one - positions).max() < SAME_GEOMETRY for one in self.refusals)
 
     def find(self, positions: NDArray[np.float64]) -> SurfaceLabel | None:
         """Return the label at a geometry, if there is one."""
@@ -145,7 +157,8 @@ class LabelBook:
     ) -> SurfaceLabel:
         """Return the label at a geometry, paying for it only if it is new.
 
-        Every answer is kept; one beyond sense never enters a surface.
+        Every answer is kept; one beyond sense never enters a surface.  What was refused is not
+        asked again.
 
         Parameters
         ----------
@@ -199,6 +212,7 @@ class LabelBook:
             "labels": [one.to_dict() for one in self.labels],
             "reasons": list(self.reasons),
             "forecasts": [one.to_dict() for one in self.forecasts],
+            "refusals": [one.tolist() for one in self.refusals],
         }
 
     def restore(self, data: Mapping[str, Any]) -> None:
@@ -206,12 +220,19 @@ class LabelBook:
         self.labels = [SurfaceLabel.from_dict(one) for one in data["labels"]]
         self.reasons = [str(one) for one in data["reasons"]]
         self.forecasts = [Forecast.from_dict(one) for one in data["forecasts"]]
+        self.refusals = [np.array(one) for one in data["refusals"]]
 
     def _pay(self, positions: NDArray[np.float64], reason: str) -> SurfaceLabel:
+        if self.refused(positions):
+            raise ReferenceFailed("the reference refused this geometry before.")
         frame = self.template.copy()
         frame.set_constraint()
         frame.positions = np.array(positions)
-        answer = self._label(frame, reason)
+        try:
+            answer = self._label(frame, reason)
+        except ReferenceFailed:
+            self.refusals.append(frame.positions)
+            raise
         return surface_label(
             self.template,
             self.predict_many,

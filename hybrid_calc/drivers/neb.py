@@ -26,7 +26,7 @@ from hybrid_calc.drivers.shape import distance_between, frozen_atoms
 from hybrid_calc.drivers.step import Stop
 from hybrid_calc.errors import ReferenceFailed
 
-SCHEMA = 6
+SCHEMA = 7
 """Of the state to resume from."""
 
 ASIDE = 3

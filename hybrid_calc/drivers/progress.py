@@ -21,8 +21,9 @@ class Progress:
         Labels spent on refining this climbing image since they last made progress.
     force
         The reference's force there at that time, eV/A.
-    confirmations
-        Rounds spent on confirming this climbing image.
+    confirmations, restless
+        Rounds spent on confirming this climbing image, and bands through it that did not come
+        to rest.
     setbacks
         How often that raised the reference's force, less how often it lowered it.
     breaks, collapses, detours, failures, stalls
@@ -63,6 +64,7 @@ class Progress:
     refinements: int = 0
     force: float = 0.0
     confirmations: int = 0
+    restless: int = 0
     setbacks: int = 0
     breaks: int = 0
     collapses: int = 0

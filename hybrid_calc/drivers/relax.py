@@ -55,7 +55,7 @@ PROBE_ANG = 0.1
 AT_SADDLE_ANG = 0.05
 """A geometry is at a saddle where its distances all differ by less, A."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the state to resume from."""
 
 SaveState = Callable[[Mapping[str, Any]], None]

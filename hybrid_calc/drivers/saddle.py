@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,9 @@ PUSH_ANG = 0.15
 
 DOWNHILL_STEPS = 500
 """Steps of a walk downhill on a surface."""
+
+WALK_FMAX = 0.05
+"""Largest force where such a walk ends, eV/A."""
 
 Verdict = Literal["first order", "undecided", "higher order", "no saddle"]
 
@@ -188,14 +191,6 @@ def pushed(saddle: Saddle) -> list[NDArray[np.float64]]:
     return [saddle.positions + sign * PUSH_ANG * direction for sign in (1.0, -1.0)]
 
 
-def downhill_ends(template: Atoms, surface: Surface, saddle: Saddle) -> list[Descent]:
-    """Relax on the surface from both sides of a saddle."""
-    ways = [descend(template, surface, start) for start in pushed(saddle)]
-    return [
-        replace(way, walked=np.concatenate([saddle.positions[None], way.walked])) for way in ways
-    ]
-
-
 def descend(
     template: Atoms,
     surface: Surface,
@@ -203,6 +198,7 @@ def descend(
     known: Sequence[NDArray[np.float64]] = (),
     *,
     reach: float = np.inf,
+    fmax: float = WALK_FMAX,
 ) -> Descent:
     """Walk downhill on the surface.
 
@@ -222,12 +218,14 @@ def descend(
     reach
         The walk is cut where a distance of two atoms differs by more from that of every known
         geometry, A.
+    fmax
+        The surface's largest force where it ends, eV/A.
     """
     frame = template.copy()
     frame.set_positions(start, apply_constraint=False)
     frame.calc = SurfaceCalculator(surface)
     walked, unsure = [], False
-    for _ in FIRE(frame, logfile=None, maxstep=0.1).irun(fmax=0.05, steps=DOWNHILL_STEPS):
+    for _ in FIRE(frame, logfile=None, maxstep=0.1).irun(fmax=fmax, steps=DOWNHILL_STEPS):
         here = np.array(frame.positions)
         walked.append(here)
         if np.isfinite(reach) and all(distance_between(here, one) > reach for one in known):

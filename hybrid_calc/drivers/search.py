@@ -44,7 +44,10 @@ PATIENT_CONFIRMATIONS = 1
 """After so many rounds about one saddle its band is led along the ways downhill from it."""
 
 DECISIVE_CONFIRMATIONS = 6
-"""After so many the reference itself is followed downhill."""
+"""After so many the reference itself is followed downhill, and after"""
+
+MOST_RESTLESS = 1
+"""so many bands through the climbing image that did not come to rest."""
 
 PROGRESS = 0.7
 """Refining goes on as long as it brings the reference's force down to this part."""
@@ -181,8 +184,13 @@ class BarrierSearch:
         progress, settings, most = self.progress, self.settings, self.limits
         # A climbing image at hand is still confirmed.
         spent = self.book.asked >= settings.max_labels and progress.phase != "confirm"
+        confirming = self.book.asked_for("confirmation")
         limits = [
             (spent, f"{self.book.asked} labels were not enough"),
+            (
+                confirming >= settings.max_confirmation_labels,
+                f"{confirming} labels were not enough to confirm it",
+            ),
             (progress.breaks > most.max_breaks, "every broken symmetry led to another one"),
             (progress.collapses > most.max_collapses, "the band keeps collapsing"),
             (progress.detours > most.max_detours, "the path leads elsewhere"),
@@ -201,11 +209,11 @@ class BarrierSearch:
         if band.unsure is not None:
             self.progress.unsure += 1
             self.progress.doubt = "the surface is too uncertain along the band"
-            self._asker.ask(band.positions[band.unsure], WIDEST, surface)
+            self._ask_or_learn(band.positions, band.unsure, surface)
         elif band.top in (0, len(band.energies) - 1):
             self._collapsed(surface, "the band has no barrier between its ends")
         elif self.progress.last == CLIMBING and high is not None:
-            self._asker.ask(band.positions[high], WIDEST, surface)
+            self._ask_or_learn(band.positions, high, surface)
         else:
             here, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(here, surface)
@@ -258,7 +266,8 @@ class BarrierSearch:
         self.progress.doubt = f"the reference's force at the climbing image is {force:.3f} eV/A"
         if force <= self.settings.fmax_ev_per_ang:
             self.progress.saddle, self.progress.force = here.tolist(), force
-            self.progress.setbacks = self.progress.refinements = self.progress.confirmations = 0
+            self.progress.setbacks = self.progress.refinements = 0
+            self.progress.confirmations = self.progress.restless = 0
             self.progress.phase = "confirm"
         elif len(labels) >= self.limits.max_walk:
             self.progress.phase = "search"
@@ -283,7 +292,8 @@ class BarrierSearch:
             self.progress.phase = "refine"
             return
         self.progress.confirmations += 1
-        if self.hard or self.progress.confirmations > DECISIVE_CONFIRMATIONS:
+        decisive = self.progress.confirmations > DECISIVE_CONFIRMATIONS
+        if self.hard or decisive or self.progress.restless > MOST_RESTLESS:
             self._descend(surface, label, here)
             return
         start = self._bands.through(frames_at(self.template, here[None]))
@@ -301,17 +311,17 @@ class BarrierSearch:
         high = self._bands.may_rise(band, surface)
         beyond = float(band.energies[band.top]) - label.energy
         if band.unsure is not None:
-            self._asker.ask(band.positions[band.unsure], WIDEST, surface)
+            self._ask_or_learn(band.positions, band.unsure, surface)
         elif abs(beyond) > self.limits.max_energy_error_ev:
             self.progress.doubt = f"the band's top is {beyond:.3f} eV from the climbing image"
             self.progress.refinements = 0
             top, _ = polish_saddle(self.template, surface, band.positions[band.top])
             self._try(top, surface)
         elif high is not None:
-            self._asker.ask(band.positions[high], WIDEST, surface)
+            self._ask_or_learn(band.positions, high, surface)
         elif not band.converged:
             self.progress.doubt = "the band through the climbing image does not come to rest"
-            self.progress.stalls += 1
+            self.progress.restless += 1
             self._asker.learn(surface, self._bands.last_positions)
         else:
             self._judge(surface, label, here)
@@ -323,7 +333,7 @@ class BarrierSearch:
         if self._bands.beside_an_end(here, surface):
             self._collapsed(surface, "the climbing image fell onto an end")
             return
-        if self.book.find(here) is not None:
+        if self.book.find(here) is not None or self.book.refused(here):
             self._stalled(surface)
             return
         predicted = self._bands.relative(surface, here)
@@ -341,7 +351,7 @@ class BarrierSearch:
             return
         self.progress.setbacks = max(0, self.progress.setbacks - 1)
         self.progress.saddle = label.positions.tolist()
-        self.progress.confirmations = 0
+        self.progress.confirmations = self.progress.restless = 0
         doubts = []
         if force > self.settings.fmax_ev_per_ang:
             doubts.append(f"the reference's force at the climbing image is {force:.3f} eV/A")
@@ -390,6 +400,13 @@ class BarrierSearch:
         return None
 
     # -- what is not asked again ---------------------------------------------------------
+
+    def _ask_or_learn(self, band: NDArray[np.float64], image: int, surface: Surface) -> None:
+        """Label an image of a band; of one that was refused the least known other one."""
+        if self.book.refused(band[image]):
+            self._asker.learn(surface, band)
+        else:
+            self._asker.ask(band[image], WIDEST, surface)
 
     def _collapsed(self, surface: Surface, doubt: str) -> None:
         self.progress.doubt, self.progress.phase = doubt, "search"

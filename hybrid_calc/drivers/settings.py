@@ -152,8 +152,15 @@ class NebSettings(BaseModel):
     max_labels: int = Field(
         120,
         ge=1,
-        description="Labels between two minima, an elementary step, before giving up, confirmation "
-        "included; a hard band is followed by up to three more pathways.",
+        description="Labels between two minima, an elementary step, before giving up; a hard band "
+        "is followed by up to three more pathways. Looked at between rounds, and not while a "
+        "climbing image is being confirmed.",
+    )
+    max_confirmation_labels: int = Field(
+        400,
+        ge=1,
+        description="Labels of confirming what an elementary step found, of those before giving "
+        "up; a reference that is followed downhill takes some tens a side.",
     )
     max_std_ev: float = Field(
         0.4,

@@ -90,7 +90,8 @@ def _step(step: Mapping[str, Any], *, named: bool) -> list[tuple[str, str]]:
     return rows + [
         (
             "labelled end downhill",
-            f"{end['joins']}, {end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
+            f"{end['joins']}, {end['away_ang']:.2f} A from that minimum, "
+            f"{end['energy_ev']:+.3f} eV, {end['fmax_ev_per_ang']:.2f} eV/A",
         )
         for end in step.get("downhill_ends", ())
     ]

@@ -7,9 +7,10 @@ import pytest
 from ase import Atoms
 
 from hybrid_calc.drivers import bands, confirm
+from hybrid_calc.drivers.asker import Asker
 from hybrid_calc.drivers.band import relax_band
 from hybrid_calc.drivers.barrier import SearchLimits
-from hybrid_calc.drivers.confirm import PROBE, SaddleCheck
+from hybrid_calc.drivers.confirm import DESCENT, PROBE, SaddleCheck
 from hybrid_calc.drivers.finish import FAR_ANG
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceFailed
 from hybrid_calc.drivers.neb import HybridNEB
@@ -137,15 +138,57 @@ def test_a_band_that_is_at_rest_at_once_is_still_asked_how_sure_it_is(ends):
     assert relax_band(book.template, surface, rest, max_std=9.0).unsure is None
 
 
-def test_a_band_that_does_not_come_to_rest_confirms_nothing(ends, monkeypatch):
+def test_of_bands_that_do_not_come_to_rest_the_reference_decides(ends, monkeypatch):
     relax = bands.relax_band
     monkeypatch.setattr(
         bands, "relax_band", lambda *a, **k: replace(relax(*a, **k), converged=False)
     )
-    result = HybridNEB(*ends, committee_of(near), Reference(transfer), QUICK).run()
+    reference, reasons = Reference(transfer), []
+
+    def label(atoms, reason):
+        reasons.append(reason)
+        return reference(atoms, reason)
+
+    result = HybridNEB(*ends, committee_of(near), label, QUICK).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(0.8, abs=5e-3)
+    assert DESCENT in reasons  # it was followed downhill
+    few = QUICK.model_copy(update={"max_confirmation_labels": 2})
+    result = HybridNEB(*ends, committee_of(near), Reference(transfer), few).run()
     assert not result.confirmed
-    assert "does not come to rest" in result.missing
+    assert "not enough to confirm it" in result.missing
     assert result.barrier == pytest.approx(0.8, abs=5e-3)  # the best so far
+    assert result.confirmation_labels <= 2 * (2 + 2)
+
+
+def test_what_was_refused_is_not_asked_again():
+    reference, asked = Reference(transfer), []
+
+    def fragile(atoms, reason):
+        asked.append(np.array(atoms.positions))
+        if np.array_equal(atoms.positions, bad):
+            raise ReferenceFailed("no convergence")
+        return reference(atoms, reason)
+
+    committee = committee_of(near)
+    book = LabelBook(Atoms("CCH", positions=hop(0.0)), committee, fragile)
+    here, bad = hop(0.0), hop(0.0) + np.array([[0, 0, 0], [0, 0, 0], [0, 0.1, 0]])
+    for _ in range(3):
+        book.ask(here, "acquisition")
+        with pytest.raises(ReferenceFailed):
+            book.ask(bad, "acquisition")
+    assert len(asked) == 2
+    assert [book.refused(one) for one in (here, bad, hop(0.5))] == [False, True, False]
+    other = LabelBook(book.template, committee, fragile)
+    other.restore(book.to_dict())
+    with pytest.raises(ReferenceFailed, match="before"):
+        other.ask(bad, "acquisition")
+    # Of a band whose least certain image was refused the next one is asked.
+    asker = Asker(other, Progress())
+    asker.learn(other.surface(min_amplitude_ev=1.0), np.array([hop(-1.0), here, bad, hop(1.0)]))
+    assert len(asked) == 2
+    asker.learn(other.surface(), np.array([hop(-1.0), bad, hop(0.3), hop(1.0)]))
+    assert np.array_equal(asked[-1], hop(0.3))
 
 
 @pytest.mark.parametrize("phase", ["ridge", "walk", "confirm"])

@@ -88,6 +88,12 @@ def test_a_conformer_belongs_to_the_end_it_lies_on(degrees, side):
     assert side_of(chain(60).numbers, turned, ends) == side
 
 
+def test_ends_near_each_other_are_told_apart_from_nearer():
+    _, ends = labelled(60, 80)  # 0.5 A apart
+    sides = [side_of(chain(60).numbers, twisted(degrees), ends) for degrees in (62, 70, 78)]
+    assert sides == ["start", "neither", "end"]
+
+
 @pytest.mark.parametrize(
     ("places", "order"),
     [((63, -63), [63, -63]), ((-63, 63), [63, -63]), ((63, 57), None), ((63, 178), None)],
@@ -111,6 +117,28 @@ def test_a_rotation_of_one_step_is_confirmed():
     assert result.confirmed, result.missing
     assert result.barrier == pytest.approx(0.4, abs=2e-3)
     assert abs(np.degrees(torsion(result.transition_state))) == pytest.approx(120, abs=3)
+
+
+@pytest.mark.parametrize("barrier", [0.03, 0.05, 0.1])
+@pytest.mark.parametrize("on_reference", [False, True])
+def test_a_soft_rotor_is_followed_to_its_minima(barrier, on_reference, monkeypatch):
+    """Right beside such a saddle its forces are as small as at a minimum."""
+
+    def turning(positions, share=1.0):
+        twist = 0.5 * barrier * (1 + np.cos(3 * torsion(positions)))
+        return rotor(positions) - 0.2 * (1 + np.cos(3 * torsion(positions))) + share * twist
+
+    def near(positions):
+        return turning(positions, 0.9)
+
+    if on_reference:
+        monkeypatch.setattr("hybrid_calc.drivers.search.BarrierSearch.hard", True)
+    exact = QUICK.model_copy(update={"fmax_ev_per_ang": 0.01, "end_fmax_ev_per_ang": 0.005})
+    result = HybridNEB(chain(64), chain(176), committee_of(near), Reference(turning), exact).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(barrier, abs=2e-3)
+    assert abs(np.degrees(torsion(result.transition_state))) == pytest.approx(120, abs=5)
+    assert on_reference == (result.confirmation_labels > 10)
 
 
 def test_a_rotation_over_a_third_conformer_is_no_step_of_its_own():

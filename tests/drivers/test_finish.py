@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
 
+from hybrid_calc.drivers import confirm
 from hybrid_calc.drivers.band import band_through
-from hybrid_calc.drivers.downhill import DownhillEnd, label_downhill_ends, missing_of
+from hybrid_calc.drivers.downhill import DOWNHILL, DownhillEnd, label_downhill_ends, missing_of
 from hybrid_calc.drivers.labelling import LabelBook, max_force
 from hybrid_calc.drivers.neb import HybridNEB
-from hybrid_calc.drivers.polish import polish_on_reference
-from hybrid_calc.drivers.saddle import surface_hessian
+from hybrid_calc.drivers.polish import POLISH, polish_on_reference
+from hybrid_calc.drivers.saddle import judge_saddle, surface_hessian
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.errors import BudgetExhausted, RunInterrupted, StructureError
-from tests.drivers.conftest import Reference, committee_of, hop, numerical, transfer
+from hybrid_calc.errors import BudgetExhausted, ReferenceFailed, RunInterrupted, StructureError
+from tests.drivers.conftest import (
+    Reference,
+    committee_of,
+    hop,
+    killed_and_resumed,
+    numerical,
+    transfer,
+)
 
 QUICK = NebSettings(images=7)
 SADDLE = hop(0.0)
@@ -121,6 +130,55 @@ def test_polish_out_of_labels_leaves_the_band_unconfirmed(ends):
     assert result.barrier == pytest.approx(0.8, abs=2e-3)
 
 
+def test_a_budget_that_ends_while_the_polished_saddle_is_judged_confirms_nothing(ends, monkeypatch):
+    def open_(*arguments, **options):
+        found = judge_saddle(*arguments, **options)
+        return replace(found, verdict="undecided", curvature_std=np.array([0.0, 9e9]))
+
+    monkeypatch.setattr(confirm, "judge_saddle", open_)  # so that a label decides
+    settings = QUICK.model_copy(update={"polish": "dimer"})
+
+    def make(ask, **more):
+        return HybridNEB(*ends, committee_of(near), ask, settings, **more)
+
+    whole = Reference(transfer)
+    expected = make(whole).run()
+    assert expected.confirmed, expected.missing
+    assert expected.highest.polish.converged
+    last = len(whole.asked) - 1
+    stopped = make(Reference(transfer, budget=last)).run()
+    assert not stopped.confirmed
+    assert stopped.barrier == pytest.approx(expected.barrier, abs=5e-3)
+    result, asked = killed_and_resumed(make, transfer, budget=last)
+    assert result.confirmed, result.missing
+    assert asked == len(whole.asked)
+    assert result.barrier == expected.barrier
+
+
+@pytest.mark.parametrize("reason", [POLISH, DOWNHILL])
+def test_a_pathway_that_was_given_up_while_it_was_concluded_stays_given_up(ends, reason):
+    reference, saved = Reference(transfer), []
+
+    def refusing(atoms, why):
+        if why.startswith(reason):
+            raise ReferenceFailed("no convergence")
+        return reference(atoms, why)
+
+    wanted = {"polish": "dimer", "polish_fmax_ev_per_ang": 1e-5, "label_downhill_ends": True}
+    settings = QUICK.model_copy(update=wanted)
+    first = HybridNEB(*ends, committee_of(near), refusing, settings, save=saved.append)
+    expected = first.run()
+    assert not expected.confirmed
+    assert "the reference gave no label" in expected.missing
+    asked = len(reference.asked)
+    driver = HybridNEB(*ends, committee_of(near), refusing, settings)
+    driver.restore(json.loads(json.dumps(saved[-1])))
+    result = driver.run()
+    assert len(reference.asked) == asked
+    assert [one.missing for one in result.pathways] == [one.missing for one in expected.pathways]
+    assert result.barrier == expected.barrier
+
+
 def test_a_polished_band_has_the_polished_barrier(ends):
     settings = QUICK.model_copy(update={"polish": "sella", "polish_fmax_ev_per_ang": 1e-4})
     result = HybridNEB(*ends, committee_of(near), Reference(transfer), settings).run()
@@ -167,7 +225,9 @@ def test_a_surface_that_is_wrong_downhill_learns_from_the_label_and_walks_again(
 
 def test_what_labelled_ends_leave_open_is_said():
     def end(joins, error=0.0, confirmed=True):
-        return DownhillEnd(joins=joins, energy=0.0, error=error, fmax=0.1, confirmed=confirmed)
+        return DownhillEnd(
+            joins=joins, energy=0.0, error=error, fmax=0.1, away=0.1, confirmed=confirmed
+        )
 
     assert missing_of([end("end"), end("start")]) == ""
     assert "start and start" in missing_of([end("start"), end("start")])

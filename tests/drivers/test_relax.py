@@ -13,6 +13,7 @@ from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.toy import ToyCommittee
 from hybrid_calc.drivers.labelling import LabelBook, ReferenceCalculator, surface_label
 from hybrid_calc.drivers.relax import HybridRelax
+from hybrid_calc.drivers.saddle import modes_at
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.shape import part_clashes
 from hybrid_calc.drivers.vibrations import vibrations_of
@@ -34,6 +35,10 @@ from tests.drivers.conftest import (
 
 def near(positions):
     return cluster(positions, scale=1.03)
+
+
+def far(positions):
+    return cluster(positions, scale=1.1)
 
 
 def plain_calls(atoms, fmax):
@@ -180,7 +185,7 @@ def test_labels_of_another_conformer_are_not_used(start):
     assert driver.book.labels == []
 
 
-@pytest.mark.parametrize("aside", [0.0, 0.1])
+@pytest.mark.parametrize("aside", [0.0, 0.004, 0.1])
 @pytest.mark.parametrize("slope", [0.8, 1.2])
 def test_a_stored_saddle_is_not_taken_for_the_minimum(aside, slope):
     def guess(positions):
@@ -196,6 +201,51 @@ def test_a_stored_saddle_is_not_taken_for_the_minimum(aside, slope):
     assert result.reference_calls == len(reference.asked) > 0
     # The saddle is at 0.8 eV, both minima at zero.
     assert result.atoms.get_potential_energy() == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_stored_minimum_that_the_surface_takes_for_a_saddle_is_believed():
+    """A label along the mode decides, not the committee, which sees a hill there."""
+
+    def hill(positions):
+        s = distance(positions, 0, 2) - distance(positions, 1, 2)
+        return transfer(positions) - 6.0 * (s - 1.0) ** 2
+
+    energy, forces = numerical(transfer, hop(1.0))
+    atoms = Atoms("CCH", positions=hop(1.0))
+    stored = surface_label(atoms, committee_of(hill), hop(1.0), energy=energy, forces=forces)
+    reference = Reference(transfer)
+    driver = HybridRelax(atoms, committee_of(hill), reference, known=[stored])
+    assert modes_at(atoms, driver.book.surface(), hop(1.0))[0][0] < -0.05
+    result = driver.run()
+    assert result.confirmed, result.missing
+    assert len(reference.asked) == 1
+    assert np.array_equal(result.atoms.positions, hop(1.0))
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_run_killed_in_the_middle_of_a_retreat_goes_on_the_same_way(start, kept):
+    """Two of its proposals are refused; what was refused is remembered with the labels."""
+
+    def driver_of(fails):
+        def make(ask, **more):
+            def label(atoms, reason):
+                if any(np.abs(atoms.positions - one).max() < 1e-9 for one in fails):
+                    raise ReferenceFailed("no convergence")
+                return ask(atoms, reason)
+
+            return HybridRelax(start, committee_of(far), label, **more)
+
+        return make
+
+    plain = Reference(cluster)
+    driver_of([])(plain).run()
+    fails = plain.asked[1:2]
+    whole = Reference(cluster)
+    expected = driver_of(fails)(whole).run()
+    assert expected.confirmed
+    result, asked = killed_and_resumed(driver_of(fails), cluster, budget=kept)
+    assert asked == len(whole.asked)
+    assert np.array_equal(result.atoms.positions, expected.atoms.positions)
 
 
 def stiff(positions):
