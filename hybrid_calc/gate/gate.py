@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from hybrid_calc.errors import BudgetExhausted, InputError
@@ -340,14 +341,16 @@ class Gate:
         """Return the reasons to follow, and those that the rest of the budget cannot pay for.
 
         Only where the user chose to go on unverified, and only doubts of the
-        committee: what the rest can pay for goes to the worst of them.
+        committee, whichever policies name them: what the rest can pay for goes
+        to the worst of them.
         """
         settings, left = self.settings, self.budget.left
         if (
-            left is None
+            not reasons
+            or left is None
             or self.horizon is None
             or settings.when_budget_ends != "continue"
-            or {reason.policy for reason in reasons} != {"uncertain"}
+            or not all(reason.doubt for reason in reasons)
         ):
             return reasons, []
         to_come = max(1, self.horizon - self.audits.geometries - self.audits.unsampled)
@@ -358,7 +361,7 @@ class Gate:
             f"score {verdict.relative:.2g} times the threshold; the rest of the budget pays for "
             f"{price:.2g} times and more"
         )
-        return [], [Reason(policy="uncertain", detail=detail)]
+        return [], [replace(reason, detail=detail) for reason in reasons]
 
     def _afford(self, reasons: list[Reason], observation: Observation) -> bool:
         """Return whether the call can be paid; raise where it must not be skipped."""

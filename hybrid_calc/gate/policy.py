@@ -27,10 +27,15 @@ class Reason:
         ``acquisition`` (a driver wants this label).
     detail
         The reason in words, with the figures.
+    doubt
+        Whether nothing but the committee's own doubt stands behind it: no flag,
+        no missing validation, no chance.  Where calls are scarce the worst
+        doubts are paid for first.
     """
 
     policy: str
     detail: str
+    doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

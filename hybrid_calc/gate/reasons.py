@@ -112,7 +112,8 @@ def _contradiction(
         flags = tuple(flag for flag in flags if flag.severity is Severity.HARD)
     if not flags:
         if verdict.objects:
-            return [Reason(policy="contradiction", detail=f"{_score(verdict)}, and no flag asks")]
+            detail = f"{_score(verdict)}, and no flag asks"
+            return [Reason(policy="contradiction", detail=detail, doubt=True)]
         return []
     if verdict.trusted or (verdict.objects and "uncertain" in settings.policies):
         return []
@@ -130,13 +131,13 @@ def _uncertain(
             )
         else:
             detail = _score(verdict)
-        return [Reason(policy="uncertain", detail=detail)]
+        return [Reason(policy="uncertain", detail=detail, doubt=True)]
     if held:
         detail = (
             f"{_score(verdict)}; it was above, and {settings.hysteresis_steps} calm steps in a "
             "row have not passed"
         )
-        return [Reason(policy="uncertain", detail=detail)]
+        return [Reason(policy="uncertain", detail=detail, doubt=True)]
     return []
 
 

@@ -12,7 +12,7 @@ from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.observation import Observation, Outcome
 from hybrid_calc.gate.replay import ReplayFrame, replay
 from hybrid_calc.gate.settings import PRESETS, GateSettings
-from tests.gate.scenes import BREAKING, CALM, REACTIVE, observe
+from tests.gate.scenes import BREAKING, CALM, CLASH, REACTIVE, observe
 
 
 def frame(spread, error, *flags, trajectory="", temperature=None, regime=CALM):
@@ -77,41 +77,66 @@ def test_hysteresis_belongs_to_a_trajectory_and_to_dynamics():
     assert replay(shown(*"aaaa", temperature=None), uncertain_only()).asked.sum() == 1
 
 
-def test_a_spent_budget_ends_the_replay_and_says_so():
-    result = replay([frame(0.1, 0.1)] * 10, uncertain_only(budget=4))
+@pytest.mark.parametrize("preset", ["uncertainty", "all"])
+def test_a_spent_budget_ends_the_replay_and_says_so(preset):
+    judge = Gate(GateSettings(policies=preset, budget=4, audit_reserve=0))
+    result = replay([frame(0.1, 0.1)] * 10, judge)
     assert len(result.asked) == 4
     assert "budget of 4" in result.stopped
 
 
-def test_where_the_user_goes_on_the_rest_of_the_budget_is_for_the_worst():
+@pytest.mark.parametrize("preset", ["uncertainty", "all"])
+def test_where_the_user_goes_on_the_rest_of_the_budget_is_for_the_worst(preset):
     random = np.random.default_rng(0)
     spreads = random.uniform(0.05, 0.3, 400)
-    judge = uncertain_only(budget=100, when_budget_ends="continue", factor_labels=1000)
+    shown = [frame(float(spread), 0.1) for spread in spreads]
+    settings = GateSettings(
+        policies=preset,
+        budget=100,
+        when_budget_ends="continue",
+        factor_labels=1000,
+        audit_reserve=0,
+    )
+    judge = Gate(settings)
     judge.horizon = 400
-    result = replay([frame(float(spread), 0.1) for spread in spreads], judge)
+    result = replay(shown, judge)
     assert 90 <= result.asked.sum() <= 100
     assert result.asked[300:].sum() > 15  # something was left for the last quarter
     assert spreads[result.asked].mean() > spreads[~result.asked].mean() + 0.05
-    plain = uncertain_only(budget=100, when_budget_ends="continue", factor_labels=1000)
-    first_come = replay([frame(float(spread), 0.1) for spread in spreads], plain)
+    first_come = replay(shown, Gate(settings))
     assert first_come.asked.sum() == 100  # without a horizon it is first come, first served
     assert not first_come.asked[200:].any()
 
 
-def test_what_the_budget_cannot_pay_for_is_named_and_unverified():
-    judge = uncertain_only(budget=2, when_budget_ends="continue")
+@pytest.mark.parametrize(
+    ("preset", "doubts"), [("uncertainty", ["uncertain"]), ("all", ["contradiction", "uncertain"])]
+)
+def test_what_the_budget_cannot_pay_for_is_named_and_unverified(preset, doubts):
+    judge = Gate(GateSettings(policies=preset, budget=10, when_budget_ends="continue"))
     judge.horizon = 1000
-    for spread in (0.1, 0.2, 0.3, 0.4):
-        judge.decide(observe(spread))
+    replay([frame(spread, 0.1) for spread in (0.1, 0.2, 0.3, 0.4)], judge)  # trusted from here on
     decision = judge.decide(observe(0.1))
     assert decision.reasons == ()
-    (unpaid,) = decision.unpaid
-    assert unpaid.policy == "uncertain"
-    assert "the rest of the budget pays for" in unpaid.detail
+    assert [reason.policy for reason in decision.unpaid] == doubts
+    assert all("the rest of the budget pays for" in reason.detail for reason in decision.unpaid)
 
 
-def test_no_budget_is_saved_where_the_user_would_rather_stop():
-    judge = uncertain_only(budget=3)
+def test_what_a_flag_or_a_missing_validation_asks_for_is_not_saved():
+    judge = Gate(GateSettings(policies="all", budget=10, when_budget_ends="continue"))
+    judge.horizon = 1000
+    replay([frame(spread, 0.1) for spread in (0.1, 0.2, 0.3, 0.4)], judge)
+    assert judge.decide(observe(0.1)).unpaid  # a doubt alone is
+    flagged = judge.decide(observe(0.01, 0.0, CLASH, regime=REACTIVE))
+    assert flagged.policies == ("contradiction", "unseen")
+    assert flagged.unpaid == ()
+    unseen = judge.decide(observe(0.1, 9.0))
+    assert "unseen" in unseen.policies
+    assert unseen.unpaid == ()
+
+
+@pytest.mark.parametrize("preset", ["uncertainty", "all"])
+def test_no_budget_is_saved_where_the_user_would_rather_stop(preset):
+    judge = Gate(GateSettings(policies=preset, budget=3, audit_reserve=0))
     judge.horizon = 1000
     assert replay([frame(0.1, 0.1)] * 3, judge).asked.all()
 
