@@ -174,7 +174,8 @@ class HybridCalculator(HybridHandle):
     reference
         Labels the ones the gate asks about.
     gate
-        Tolerances and policies; a `Gate` to share or inspect it.
+        Tolerances, policies and calibration; a `Gate` to share or inspect it.
+        A calibration inside the committee's bundle is used where none is named.
     store
         Path of the HDF5 store, or an open one.  None keeps no labels.
     limits
@@ -189,6 +190,9 @@ class HybridCalculator(HybridHandle):
     LevelMismatchError
         The committee was trained at another level of theory than the
         reference's, or the store holds labels of another level.
+    CalibrationError
+        The calibration cannot be read, or was made for another committee,
+        level or tolerance.
 
     Notes
     -----

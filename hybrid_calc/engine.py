@@ -36,7 +36,7 @@ from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor, Survey
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
-from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.calibration_start import settle_calibration
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.observation import Observation
@@ -89,7 +89,7 @@ class Engine:
     LevelMismatchError
         The store holds labels of another level than the reference's.
     CalibrationError
-        The gate's calibration was made for another level or tolerance.
+        The gate's calibration was made for another committee, level or tolerance.
     """
 
     def __init__(
@@ -123,15 +123,8 @@ class Engine:
         self._lock = threading.RLock()
         self._versions = package_versions()
         self._late: set[str] = set()
+        settle_calibration(gate, committee, reference.level)
         gate.bind(committee.info.identity)
-        calibration = gate.usable_calibration
-        if isinstance(calibration, CommitteeCalibration):
-            calibration.check(
-                committee=committee.info.identity,
-                level_hash=reference.level.hash,
-                force_tolerance=gate.settings.force_tolerance_ev_per_ang,
-                energy_tolerance=gate.settings.energy_tolerance_ev,
-            )
 
     def new_trajectory(self) -> Trajectory:
         """Return an empty memory for one more trajectory."""

@@ -284,7 +284,7 @@ def load_committee(
     device: str = "cpu",
     compile: bool = False,  # noqa: A002 - the settings' word
 ) -> MaceCommittee:
-    """Return the committee of a bundle; no code from the file runs.
+    """Return the committee of a bundle, with the calibration inside; no code from the file runs.
 
     Parameters
     ----------
@@ -316,6 +316,7 @@ def load_committee(
         compile=compile,
         level=header.level,
         source=f"{path.name}, imported {header.created}",
+        calibration=embedded_calibration(path),
     )
 
 

@@ -78,6 +78,8 @@ class MaceCommittee:
         systems, after seconds to minutes at the first geometry of a
         composition.  What is compiled is compared with what is not before it
         answers; a difference is an error.
+    calibration
+        Bytes of the calibration that its bundle carries, None where there is none.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class MaceCommittee:
         source: str = "",
         skin: float = DEFAULT_SKIN,
         compile: bool = False,  # noqa: A002 - the settings' word
+        calibration: bytes | None = None,
     ) -> None:
         place = _device(device)
         precision = _precision(dtype)
@@ -134,6 +137,7 @@ class MaceCommittee:
         )
         self.architecture: dict[str, Any] = architecture
         self.file_digests: dict[str, str] = {}
+        self.calibration = calibration
 
     @classmethod
     def from_files(

@@ -160,3 +160,12 @@ class Committee(Protocol):
 
     def close(self) -> None:
         """Release processes and files; calling it again does nothing."""
+
+
+@runtime_checkable
+class CalibratedCommittee(Protocol):
+    """A committee that brings along what labelled frames said about it."""
+
+    @property
+    def calibration(self) -> bytes | None:
+        """The file that ``hybrid-calc calibrate`` wrote, None where there is none."""

@@ -15,7 +15,6 @@ from ase.constraints import FixAtoms
 
 from hybrid_calc.calculator import HybridCalculator
 from hybrid_calc.committee.prediction import Committee
-from hybrid_calc.config.calibration import build_calibration
 from hybrid_calc.config.committee import (
     AniSettings,
     BundleSettings,
@@ -39,7 +38,7 @@ from hybrid_calc.config.reference import (
     XtbSettings,
 )
 from hybrid_calc.errors import SettingsError, StoreDamagedError, StructureError
-from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.geometry import charge_of, check_structure, multiplicity_of
 from hybrid_calc.reference.label import Reference
 from hybrid_calc.reference.pyscf_backend import PySCFReference
@@ -284,15 +283,21 @@ def build_calculator(settings: RunSettings, base: Path, output: Path) -> HybridC
         raise SettingsError(f"store: {error}") from error
     committee = build_committee(settings.committee, base)
     reference = build_reference(settings.reference)
-    calibration = build_calibration(settings, base, committee, reference)
     return HybridCalculator(
         committee,
         reference,
-        Gate(settings.gate, calibration),
+        _gate_from(settings.gate, base),
         store,
         limits=settings.flags,
         allow_level_mismatch=settings.allow_level_mismatch,
     )
+
+
+def _gate_from(settings: GateSettings, base: Path) -> GateSettings:
+    """Return the gate's settings with the calibration's path from the settings file's folder."""
+    if settings.calibration is None:
+        return settings
+    return settings.model_copy(update={"calibration": base / settings.calibration})
 
 
 def _model_files(files: Sequence[str] | str, base: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from hybrid_calc.gate.calibrated import (
     CalibrationMismatchWarning,
     RegimeCalibration,
 )
+from hybrid_calc.gate.calibration_file import read_calibration
 from hybrid_calc.gate.control import Draws, Streak, affordable
 from hybrid_calc.gate.doubts import Doubts
 from hybrid_calc.gate.evidence import Evidence, Trust, Validated
@@ -45,7 +46,9 @@ class Gate:
     settings
         Tolerances, policies, budget.
     calibration
-        What labelled frames said about this committee before the run, or None.
+        What labelled frames said about this committee before the run; None for
+        the file that `settings` name, and where they name none for what an
+        engine finds in its committee's bundle.
 
     Attributes
     ----------
@@ -53,12 +56,27 @@ class Gate:
         Identity of the committee that is judged; empty until `bind`.
     horizon
         Geometries the whole run is going to have, None where nobody knows.
+
+    Raises
+    ------
+    CalibrationError
+        The file that the settings name cannot be read.
+    InputError
+        A calibration is given, and the settings name one as well.
     """
 
     def __init__(
         self, settings: GateSettings | None = None, calibration: Calibration | None = None
     ) -> None:
         self.settings = settings or GateSettings()
+        named = self.settings.calibration
+        if named is not None:
+            if calibration is not None:
+                raise InputError(
+                    f"the gate is given a calibration and its settings name {named} as well; "
+                    "give one of them."
+                )
+            calibration = read_calibration(named)
         self.calibration = calibration
         self.evidence = Evidence()
         audits = "audit" in self.settings.policies

@@ -139,7 +139,8 @@ class GateSettings(BaseModel):
     calibration: Path | None = Field(
         None,
         description="File written by hybrid-calc calibrate for this committee, level and "
-        "tolerance, relative to the settings file; what a bundle carries needs no mention.",
+        "tolerance, relative to the settings file (in Python: to the working directory); what a "
+        "bundle carries needs no mention.",
     )
     seed: int = Field(0, ge=0, description="Of the audits' own random stream.")
 

@@ -13,7 +13,7 @@ from ase.build import molecule
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 
-from hybrid_calc import GateSettings, HybridCalculator, ToyCommittee, ToyReference
+from hybrid_calc import GateSettings, HybridCalculator, ToyCommittee, ToyReference, gfn2_xtb
 from hybrid_calc.committee.bundle import embedded_calibration, load_committee, read_header
 from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
 from hybrid_calc.gate.scope import ScopeCard
@@ -227,6 +227,24 @@ def test_a_calibration_travels_inside_its_bundle(jobs, bundle, labelled, tmp_pat
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert summary_of(tmp_path / "relying")["scope"]["card"] == calibration.card.to_dict()
+
+    # and in Python: the same bundle, and the same calibration as a file that is named
+    calibration.write(tmp_path / "water.calibration")
+    plain = load_committee(bundle)
+    plain.calibration = None
+    for committee, more in (
+        (load_committee(bundle), {}),
+        (plain, {"calibration": tmp_path / "water.calibration"}),
+    ):
+        with HybridCalculator(committee, gfn2_xtb(), GateSettings(**gate, **more)) as calc:
+            start = molecule("H2O")
+            start.calc = calc
+            start.get_forces()
+            assert calc.engine.gate.usable_calibration.card == calibration.card
+            said = calc.last_step
+            assert said.observation.signal("novelty") < np.inf
+            (line,) = [one for one in decisions_of(tmp_path / "relying") if one["index"] == 0]
+            assert (str(said.regime), said.decision.standing) == (line["regime"], line["standing"])
 
     # another tolerance: set aside, said, and nothing is validated
     with pytest.warns(UserWarning, match="not used"):
