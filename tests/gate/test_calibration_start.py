@@ -77,8 +77,8 @@ def test_a_relative_path_starts_from_the_working_directory(file, monkeypatch):
     ],
 )
 def test_a_named_file_that_does_not_fit_is_refused(file, changes, committee, words):
+    settings = GateSettings(**{"calibration": file, **SETTINGS, **changes})
     with pytest.raises(CalibrationError, match=words):
-        settings = GateSettings(**{"calibration": file, **SETTINGS, **changes})
         hybrid(settings, committee=ToyCommittee(**committee))
 
 
@@ -104,5 +104,5 @@ def test_what_the_bundle_brings_along_is_set_aside_with_a_word_where_it_does_not
         calc = hybrid(GateSettings(**SETTINGS), committee=committee)
     assert standing(calc) == "unvalidated"
     committee.calibration = b"something else"
-    with pytest.raises(CalibrationError, match="in the bundle of .* is no calibration"):
+    with pytest.raises(CalibrationError, match=r"in the bundle of .* is no calibration"):
         hybrid(GateSettings(**SETTINGS), committee=committee)
