@@ -89,7 +89,8 @@ class Engine:
     LevelMismatchError
         The store holds labels of another level than the reference's.
     CalibrationError
-        The gate's calibration was made for another committee, level or tolerance.
+        The gate's calibration was made for another committee, level or
+        tolerance, or needs signals that the run does not have.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class Engine:
         self._lock = threading.RLock()
         self._versions = package_versions()
         self._late: set[str] = set()
-        settle_calibration(gate, committee, reference.level)
+        settle_calibration(
+            gate, committee, reference.level, second_opinion=second_opinion is not None
+        )
         gate.bind(committee.info.identity)
 
     def new_trajectory(self) -> Trajectory:

@@ -47,6 +47,8 @@ class RegimeCalibration:
         Independent frames it rests on.
     failures
         Those of them that were bad.
+    signals
+        Names of the signals that the score reads; empty where nobody says.
     novelty_limit
         Novelty beyond which an environment counts as unseen; None where
         novelty is not used.
@@ -60,6 +62,7 @@ class RegimeCalibration:
     frames: int
     failures: int
     unit: str = ""
+    signals: tuple[str, ...] = ()
     novelty_limit: float | None = None
 
 

@@ -112,7 +112,7 @@ def _contradiction(
         flags = tuple(flag for flag in flags if flag.severity is Severity.HARD)
     if not flags:
         if verdict.objects:
-            detail = f"{_score(verdict)}, and no flag asks"
+            detail = f"{_score(verdict, observation)}, and no flag asks"
             return [Reason(policy="contradiction", detail=detail, doubt=True)]
         return []
     if verdict.trusted or (verdict.objects and "uncertain" in settings.policies):
@@ -130,12 +130,12 @@ def _uncertain(
                 f"eV/A, tolerance {verdict.threshold:g}"
             )
         else:
-            detail = _score(verdict)
+            detail = _score(verdict, observation)
         return [Reason(policy="uncertain", detail=detail, doubt=True)]
     if held:
         detail = (
-            f"{_score(verdict)}; it was above, and {settings.hysteresis_steps} calm steps in a "
-            "row have not passed"
+            f"{_score(verdict, observation)}; it was above, and {settings.hysteresis_steps} calm "
+            "steps in a row have not passed"
         )
         return [Reason(policy="uncertain", detail=detail, doubt=True)]
     return []
@@ -158,9 +158,11 @@ def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) 
     return [Reason(policy="unseen", detail=detail)]
 
 
-def _score(verdict: Verdict) -> str:
-    """Return score and threshold in words."""
+def _score(verdict: Verdict, observation: Observation) -> str:
+    """Return score and threshold in words, and what the score lacks."""
     known = verdict.calibrated
     if known is not None and not known.unit:
-        return f"P(bad) {verdict.score:.2g} against {verdict.threshold:.2g}"
+        words = f"P(bad) {verdict.score:.2g} against {verdict.threshold:.2g}"
+        lacking = [name for name in known.signals if math.isnan(observation.signal(name))]
+        return f"{words}: {', '.join(lacking)} unknown" if lacking else words
     return f"score {verdict.score:.3g} eV/A against {verdict.threshold:.3g}"

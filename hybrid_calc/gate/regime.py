@@ -170,6 +170,24 @@ def check_rules(rules: Sequence[RegimeRule]) -> None:
         known.append(rule.name)
 
 
+def always_flagged(name: str, rules: Sequence[RegimeRule] = ()) -> bool:
+    """Tell whether every geometry of a regime, by its name, has a flag up.
+
+    Parameters
+    ----------
+    name
+        One of `BUILT_IN`, or of a rule.
+    rules
+        Of the user; one that asks for no flag is as flagged as its parent.
+    """
+    known = {rule.name: rule for rule in rules}
+    while name in known:
+        if known[name].flags:
+            return True
+        name = known[name].parent
+    return name not in {EQUILIBRIUM, WARM}  # hot has the flag of its mean temperature
+
+
 def classify(
     composition: Composition,
     report: FlagReport,

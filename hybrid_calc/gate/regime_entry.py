@@ -68,6 +68,7 @@ class RegimeEntry:
         return RegimeCalibration(
             score=score,
             unit=unit,
+            signals=self.score.signals,
             threshold=threshold,
             missed_share=missed_share,
             validated=self.threshold is not None,

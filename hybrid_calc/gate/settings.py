@@ -83,12 +83,13 @@ class GateSettings(BaseModel):
     second_opinion: Literal["none", "gfn2-xtb"] = Field(
         "none",
         description="Ask GFN2-xTB as well; how far its forces are from the committee's is a "
-        "signal that a calibration may use.",
+        "signal that is recorded, and decides nothing until a calibration uses it.",
     )
     second_opinion_for: Literal["flagged", "all"] = Field(
         "flagged",
         description="Which geometries it is asked about: those with a flag up, or all, which "
-        "costs about as much as a committee does.",
+        "costs about as much as a committee does. A calibration that uses it in a regime without "
+        "flags needs all, when it is made and when it is used.",
     )
     regimes: tuple[RegimeRule, ...] = Field(
         (), description="Regimes of your own, each a part of a parent."

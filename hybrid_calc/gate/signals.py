@@ -13,6 +13,10 @@ from hybrid_calc.flags.ranges import TrainingRanges, large_force
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import Regime
 
+OF_EVERY_PREDICTION = frozenset(
+    {"force_spread", "relative_spread", "largest_force", "energy_spread_per_atom"}
+)
+"""Signals that `committee_signals` returns."""
 FORCE_FLOOR = 0.2
 """Added to the force that a relative spread is divided by, eV/A."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from ase.build import molecule
@@ -10,6 +11,8 @@ from ase.build import molecule
 from hybrid_calc import Gate, GateSettings, ToyCommittee, ToyReference
 from hybrid_calc.errors import CalibrationError, InputError
 from hybrid_calc.gate.calibrated import CalibrationMismatchWarning
+from hybrid_calc.gate.regime import RegimeRule
+from hybrid_calc.gate.score import Score
 from tests.gate.populations import TOLERANCES
 from tests.gate.test_calibration_file import made
 from tests.scripted import hybrid
@@ -36,6 +39,26 @@ def calibration_of(committee, **card):
         level_hash=ToyReference().level.hash,
         ranges=None,
         novelty_model=None,
+    )
+
+
+def opinionated(committee, *names):
+    """Return the same, with regimes whose scores read a second opinion beside the spread."""
+    calibration = calibration_of(committee)
+    (entry,) = calibration.entries
+    score = Score(signals=("force_spread", "second_opinion"), weights=(1.0, 1.0), bias=0.0)
+    return dataclasses.replace(
+        calibration,
+        entries=tuple(
+            dataclasses.replace(
+                entry,
+                regime=dataclasses.replace(entry.regime, name=name),
+                score=score,
+                fitted=True,
+                threshold=0.5,
+            )
+            for name in names
+        ),
     )
 
 
@@ -106,3 +129,71 @@ def test_what_the_bundle_brings_along_is_set_aside_with_a_word_where_it_does_not
     committee.calibration = b"something else"
     with pytest.raises(CalibrationError, match=r"in the bundle of .* is no calibration"):
         hybrid(GateSettings(**SETTINGS), committee=committee)
+
+
+# signals that a score needs
+
+OPINION = {"second_opinion": "gfn2-xtb"}
+EVERYWHERE = {**OPINION, "second_opinion_for": "all"}
+RULES = [
+    RegimeRule(name="warmish", parent="warm"),
+    RegimeRule(name="stretched", parent="equilibrium", flags=["step_displacement"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "fits"),
+    [
+        ("equilibrium", {}, False),
+        ("equilibrium", OPINION, False),
+        ("equilibrium", EVERYWHERE, True),
+        ("warm", OPINION, False),
+        ("warmish", OPINION, False),
+        ("warmish", EVERYWHERE, True),
+        ("stretched", OPINION, True),  # there a flag is always up
+        ("hot", OPINION, True),  # and here that of the temperature
+        ("reactive", OPINION, True),
+        ("reactive", {}, False),
+        ("unheard-of", {}, True),  # no rule of this run leads there
+    ],
+)
+def test_a_calibration_that_needs_a_second_opinion_is_refused_where_it_is_not_had(
+    name, settings, fits
+):
+    settings = GateSettings(**SETTINGS, **settings, regimes=RULES)
+    start = partial(hybrid, Gate(settings, opinionated(ToyCommittee(), name)))
+    if fits:
+        start().close()
+        return
+    with pytest.raises(CalibrationError, match=f"judges {name} H O by second_opinion") as refused:
+        start()
+    assert "Set gate.second_opinion: gfn2-xtb and gate.second_opinion_for: all" in str(
+        refused.value
+    )
+
+
+def test_one_inside_a_bundle_is_set_aside_with_the_same_words():
+    committee = Bundled()
+    committee.calibration = opinionated(committee, "equilibrium").to_bytes()
+    with pytest.warns(CalibrationMismatchWarning, match=r"not used: .*second_opinion_for: all"):
+        calc = hybrid(GateSettings(**SETTINGS), committee=committee)
+    assert standing(calc) == "unvalidated"
+
+
+def test_a_score_without_novelty_model_is_refused():
+    calibration = opinionated(ToyCommittee(), "equilibrium")
+    (entry,) = calibration.entries
+    score = dataclasses.replace(entry.score, signals=("force_spread", "novelty"))
+    entries = (dataclasses.replace(entry, score=score),)
+    gate = Gate(GateSettings(**SETTINGS), dataclasses.replace(calibration, entries=entries))
+    with pytest.raises(CalibrationError, match=r"by novelty as well.*Calibrate again without it"):
+        hybrid(gate)
+
+
+def test_an_opinion_that_could_not_be_had_is_named_in_the_reason():
+    gate = Gate(GateSettings(**SETTINGS, **EVERYWHERE), opinionated(ToyCommittee(), "equilibrium"))
+    calc = hybrid(gate)
+    calc.engine.second_opinion = ToyReference(fails=lambda atoms: True)
+    standing(calc)
+    details = {r.policy: r.detail for r in calc.last_step.decision.reasons}
+    assert details["uncertain"] == "P(bad) 1 against 0.5: second_opinion unknown"
