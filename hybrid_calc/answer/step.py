@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.flags.report import FlagReport
+from hybrid_calc.gate.calibrated import RegimeCalibration
 from hybrid_calc.gate.evidence import Trust
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision, Source
@@ -105,7 +106,7 @@ class Step:
             "score": _number(decision.score),
             "threshold": decision.threshold,
             "standing": decision.standing,
-            "evidence": None if decision.trust is None else _evidence(decision.trust),
+            "evidence": _evidence(decision.trust, decision.calibration) or None,
             "audit_probability": decision.audit_probability,
             "labelled": self.label is not None,
             "energy": self.energy,
@@ -119,7 +120,7 @@ class Step:
 
 
 def evidence_of(decision: Decision, observation: Observation) -> dict[str, Any]:
-    """Return what a decision rested on: what the gate saw, and validated frames nearby."""
+    """Return what a decision rested on: what the gate saw, frames nearby, and calibration."""
     seen = observation.to_dict()
     signals = seen["signals"]
     if "force_spread" in observation.worst_atoms:
@@ -127,17 +128,26 @@ def evidence_of(decision: Decision, observation: Observation) -> dict[str, Any]:
     return {
         "observation": seen,
         "signals": signals,
-        "evidence": _evidence(decision.trust or Trust()),
+        "evidence": _evidence(decision.trust or Trust(), decision.calibration),
     }
 
 
-def _evidence(trust: Trust) -> dict[str, Any]:
-    """Return how many validated frames are nearby, how far the nearest is and how good they are."""
-    return {
-        "neighbours": trust.neighbours,
-        "nearest": _number(trust.nearest),
-        "worst_error": trust.worst_error,
-    }
+def _evidence(trust: Trust | None, calibration: RegimeCalibration | None) -> dict[str, Any]:
+    """Return what stands behind a decision, empty where nothing does.
+
+    How many validated frames are nearby, how far the nearest is and how good
+    they are; and what the regime's calibration rests on.
+    """
+    near: dict[str, Any] = {}
+    if trust is not None:
+        near = {
+            "neighbours": trust.neighbours,
+            "nearest": _number(trust.nearest),
+            "worst_error": trust.worst_error,
+        }
+    if calibration is not None:
+        near["calibration"] = calibration.evidence
+    return near
 
 
 def _number(value: float) -> float | None:

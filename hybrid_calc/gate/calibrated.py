@@ -6,9 +6,10 @@ the gate sets it aside and warns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,11 @@ class RegimeCalibration:
     novelty_limit
         Novelty beyond which an environment counts as unseen; None where
         novelty is not used.
+    evidence
+        Frames, failures, threshold, its unit and bound, error factor (None
+        where infinite), JSON-able; made once, since every step there shows it.
+    standing
+        The same in words.
     """
 
     score: Callable[[Observation], float]
@@ -64,6 +70,23 @@ class RegimeCalibration:
     unit: str = ""
     signals: tuple[str, ...] = ()
     novelty_limit: float | None = None
+    evidence: Mapping[str, Any] = field(init=False, compare=False)
+    standing: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        factor = self.error_factor if math.isfinite(self.error_factor) else None
+        evidence = {
+            "frames": self.frames,
+            "failures": self.failures,
+            "threshold": self.threshold,
+            "unit": self.unit,
+            "missed_share": self.missed_share,
+            "error_factor": factor,
+        }
+        frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}, {self.failures} bad"
+        bound = f"at most {self.missed_share:.0%} of bad ones pass".replace("%", " %")
+        object.__setattr__(self, "evidence", evidence)
+        object.__setattr__(self, "standing", f"validated by {frames}: {bound}")
 
 
 @runtime_checkable

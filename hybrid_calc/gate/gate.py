@@ -193,7 +193,7 @@ class Gate:
             factor=verdict.factor,
             score=verdict.score,
             threshold=verdict.threshold,
-            validated=verdict.calibrated is not None,
+            calibration=verdict.calibrated,
             trusted=verdict.trusted,
             trust=trust,
             # Where a driver asked, or no audit can be paid, nothing was left to chance.

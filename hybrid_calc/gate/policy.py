@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hybrid_calc.gate.calibrated import RegimeCalibration
 from hybrid_calc.gate.evidence import Trust
 from hybrid_calc.gate.regime import Regime
 
@@ -62,8 +63,8 @@ class Decision:
     threshold
         What it was compared with: the calibration's threshold, else the
         user's force tolerance, eV/A.
-    validated
-        Whether a calibration of this committee stands behind the threshold.
+    calibration
+        What stands behind the threshold: a valid calibration of this committee; None without.
     trusted
         Whether validated frames of this run nearby silence flags and the
         missing validation.
@@ -84,15 +85,20 @@ class Decision:
     threshold: float
     trust: Trust | None
     audit_probability: float
-    validated: bool = False
+    calibration: RegimeCalibration | None = None
     trusted: bool = False
     unpaid: tuple[Reason, ...] = ()
 
     @property
+    def validated(self) -> bool:
+        """Whether a calibration of this committee stands behind the threshold."""
+        return self.calibration is not None
+
+    @property
     def standing(self) -> str:
         """What the regime rests on, in words."""
-        if self.validated:
-            return "validated"
+        if self.calibration is not None:
+            return self.calibration.standing
         if self.trusted and self.trust is not None:
             return f"unvalidated, trusted by {self.trust.neighbours} frames of this run"
         return "unvalidated"

@@ -77,10 +77,16 @@ def test_runs_split_calibrate_and_a_run_that_relies_on_it(jobs, store, tmp_path)
     assert (ended.code, ended.err) == (0, "")
     lines = decisions_of(output)
     standings = {line["regime"].split()[0]: line["standing"] for line in lines}
-    assert standings["equilibrium"] == "validated"
+    assert standings["equilibrium"].startswith("validated by ")
+    behind = {e.regime.name: e for e in calibration.entries}
     for line in lines:
         known = line["regime"].split()[0] in validated
-        assert line["standing"] == ("validated" if known else "unvalidated")
+        assert line["standing"].partition(" by ")[0] == ("validated" if known else "unvalidated")
+        if known:
+            entry, said = behind[line["regime"].split()[0]], line["evidence"]["calibration"]
+            assert (said["frames"], said["failures"]) == (entry.frames, entry.failures)
+            assert said["threshold"] == line["threshold"]
+            assert said["missed_share"] == 0.1
         assert known or line["labelled"]  # what is not validated always asks
     assert sum(line["labelled"] for line in lines) < len(lines)
 
@@ -303,8 +309,8 @@ def test_ani_against_gfn2_from_runs_to_words(jobs, tmp_path):
         str(entry.regime): "validated" if entry.threshold is not None else "unvalidated"
         for entry in calibration.entries
     }
-    assert {line["standing"] for line in lines} <= {"validated", "unvalidated"}
     for line in lines:
-        assert line["standing"] == known.get(line["regime"], "unvalidated")
+        standing = line["standing"].partition(" by ")[0]
+        assert standing == known.get(line["regime"], "unvalidated")
     words = jobs.call("scope", tmp_path / "relying").out
     assert "scope of ANI-1x" in words

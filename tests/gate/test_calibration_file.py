@@ -72,7 +72,7 @@ def test_it_is_what_the_gate_asks_for(path):
         signals = {"force_spread": spread, "novelty": 0.5}
         here = Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
         decision = gate.decide(here)
-        assert decision.standing == "validated"
+        assert decision.standing == "validated by 20 frames, 20 bad: at most 10 % of bad ones pass"
         assert bool(decision.reasons) == asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_what_the_regime_rests_on_shows_in_the_step():
     ]
     assert [line["evidence"]["neighbours"] for line in said] == [0, 1, 2, 3]
     assert all(line["score"] == line["factor"] * line["spread"] for line in said)
+
+
+def test_the_calibration_behind_a_calm_step_shows_in_step_and_record(tmp_path):
+    calc, calibration = calibrated(error_factor=math.inf, novelty_limit=None)
+    calc.engine.store = FrameStore(tmp_path / "run.h5")
+    behind = {
+        "frames": 100,
+        "failures": 12,
+        "threshold": 1e6,
+        "unit": "eV/A",
+        "missed_share": 0.1,
+        "error_factor": None,
+    }
+    step = step_of(calc, pair(0.8))
+    assert step.to_dict()["evidence"] == {"calibration": behind}
+    assert step.to_dict()["standing"] == (
+        "validated by 100 frames, 12 bad: at most 10 % of bad ones pass"
+    )
+    assert step.decision.calibration.evidence is calibration.entry.evidence  # made once
+    calc.label(pair(0.9), "to have a record")
+    (record,) = calc.engine.store
+    assert record.meta["evidence"]["calibration"] == behind
+    assert record.meta["evidence"]["neighbours"] == 0
+    calc.close()
 
 
 def test_hysteresis_survives_a_restart():

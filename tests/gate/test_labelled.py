@@ -12,6 +12,7 @@ from hybrid_calc.gate.evidence import Trust
 from hybrid_calc.gate.labelled import least_label_probability
 from hybrid_calc.gate.policy import Decision, Source
 from hybrid_calc.gate.settings import GateSettings
+from tests.gate.calibrations import known
 from tests.gate.populations import CALM, TOLERANCE, correlated, frames_of
 
 
@@ -36,7 +37,8 @@ def decision(**more):
     ],
 )
 def test_how_little_of_a_regime_may_have_been_labelled(settings, validated, least):
-    found = least_label_probability(GateSettings(**settings), decision(validated=validated))
+    behind = decision(calibration=known() if validated else None)
+    found = least_label_probability(GateSettings(**settings), behind)
     assert found == least
 
 
