@@ -84,7 +84,7 @@ class Trajectory:
             "difference": self.difference,
             "jump_sum": self.jump_sum,
             "parent": self.parent,
-            "streak": self.streak.calm,
+            "streak": self.streak.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -93,4 +93,7 @@ class Trajectory:
         self.source = None if state["source"] is None else Source(state["source"])
         self.difference, self.jump_sum = state["difference"], state["jump_sum"]
         self.parent = state.get("parent", "")
-        self.streak.calm = state.get("streak")
+        streak = state.get("streak")
+        if not isinstance(streak, dict):  # earlier versions kept the calm steps alone
+            streak = {"calm": streak, "open": False}
+        self.streak.restore(streak)

@@ -70,6 +70,14 @@ class Streak:
             self.calm = (self.calm or 0) + 1 if good else 0
             self.open = False
 
+    def state(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        return {"calm": self.calm, "open": self.open}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.calm, self.open = state["calm"], state["open"]
+
 
 class Draws:
     """Numbers from 0 to 1, drawn many at a time: one by one they cost five times as much.

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid_calc import FlagLimits, ToyCommittee
+from hybrid_calc.answer.trajectory import Trajectory
+from hybrid_calc.flags.monitor import Monitor
 from hybrid_calc.gate.control import Draws, Streak, affordable, contradicts
 
 
@@ -51,6 +54,22 @@ def test_one_that_it_finds_wrong_is_not():
 
 def test_a_new_objection_starts_the_count_again():
     assert held(1.2, 0.1, 0.1, 0.1, 3.0, 0.1, 0.1, 0.1, 0.1, 0.1)[5:] == [*[True] * 4, False]
+
+
+def test_a_step_that_waits_for_its_label_still_waits_after_a_restart():
+    # Three calm steps, then one just below the threshold whose label never came: from the
+    # next one on it takes four more calm ones.  Forgotten, it would take one.
+    before, after = (Trajectory(monitor=Monitor(FlagLimits(), ToyCommittee().info)) for _ in "ab")
+    held(1.2, 0.6, 0.6, 0.6, 0.9, streak=before.streak)
+    after.restore(json.loads(json.dumps(before.state())))
+    assert held(*[0.6] * 5, streak=before.streak) == [*[True] * 4, False]
+    assert held(*[0.6] * 5, streak=after.streak) == [*[True] * 4, False]
+
+
+def test_a_state_that_kept_the_calm_steps_alone_is_read():
+    path = Trajectory(monitor=Monitor(FlagLimits(), ToyCommittee().info))
+    path.restore(path.state() | {"streak": 3})
+    assert path.streak == Streak(calm=3)
 
 
 def test_a_score_that_is_no_number_is_an_objection():
