@@ -87,7 +87,7 @@ def large_force(value: float, atom: int, ranges: TrainingRanges) -> tuple[Flag, 
     """Flag a force (eV/A) that the training frames practically never have; softly.
 
     It is the model's own output, which may be wrong in either direction: it
-    is recorded and weighed, but does not change the regime.
+    is recorded, and neither asks nor changes the regime.
     """
     if ranges.largest_force is None or value <= ranges.largest_force:
         return ()
