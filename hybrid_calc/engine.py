@@ -49,6 +49,7 @@ from hybrid_calc.geometry import (
     composition_of,
     geometry_bytes,
     geometry_key,
+    molecule_of,
 )
 from hybrid_calc.reference.label import CarefulReference, Label, Reference, ResumableReference
 from hybrid_calc.store.frames import FrameStore
@@ -270,7 +271,8 @@ class Engine:
             rules = self.gate.settings.regimes
             regime = classify(composition, survey.report, self.limits, rules)
             wanted = wanted or self._zeros.missing(composition, prediction)
-            observation = self._observe(atoms, prediction, survey, regime)
+            molecule = molecule_of(atoms, composition)
+            observation = self._observe(atoms, molecule, prediction, survey, regime)
             decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
         label = None
         if decision.source is Source.REFERENCE:
@@ -318,16 +320,21 @@ class Engine:
             return None, Survey(report=report, fingerprint=survey.fingerprint)
 
     def _observe(
-        self, atoms: Atoms, prediction: Prediction | None, survey: Survey, regime: Regime
+        self,
+        atoms: Atoms,
+        molecule: str,
+        prediction: Prediction | None,
+        survey: Survey,
+        regime: Regime,
     ) -> Observation:
         """Return what the gate may know, with what the calibration says about the descriptors."""
         if prediction is None:
-            return observe(prediction, survey, regime)
+            return observe(prediction, survey, regime, molecule=molecule)
         asked = survey.report.flags or self.gate.settings.second_opinion_for == "all"
         other = self._other_forces(atoms) if asked else None
         calibration = self.gate.usable_calibration
         if calibration is None:
-            return observe(prediction, survey, regime, second_opinion=other)
+            return observe(prediction, survey, regime, molecule=molecule, second_opinion=other)
         novelty = None
         if prediction.descriptors is not None:
             novelty = calibration.novelty(prediction.descriptors, atoms.numbers)
@@ -335,6 +342,7 @@ class Engine:
             prediction,
             survey,
             regime,
+            molecule=molecule,
             novelty=novelty,
             ranges=calibration.ranges,
             second_opinion=other,

@@ -16,6 +16,8 @@ from hybrid_calc.errors import StructureError
 
 MAX_CHARGE = 20
 """A total charge beyond this is a typing error, not a molecule."""
+PERIODIC = " (periodic)"
+"""What the name of a molecule ends with where it is a cell that repeats."""
 MIN_VOLUME = 1e-6
 """A smaller cell is none, A^3."""
 
@@ -148,6 +150,20 @@ def composition_of(atoms: Atoms) -> Composition:
         Charge or spin are no whole numbers or contradict the number of electrons.
     """
     return _composition(atoms.numbers.tobytes(), charge_of(atoms), multiplicity_of(atoms))
+
+
+def molecule_of(atoms: Atoms, composition: Composition | None = None) -> str:
+    """Return the chemical formula, Hill order; of a cell that repeats it ends with `PERIODIC`.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    composition
+        Of the structure where it is known already.
+    """
+    formula = (composition or composition_of(atoms)).formula
+    return formula + PERIODIC if is_periodic(atoms) else formula
 
 
 @lru_cache(maxsize=64)

@@ -78,14 +78,14 @@ def run_job(
     errors, scope = ErrorLog(), ScopeLog()
     for line in folder.decisions():
         errors.add(line["regime"], line["force_error"], line["good"])
-        scope.add(line["regime"], line.get("mean_temperature"))
+        scope.add(line["regime"], line.get("mean_temperature"), line.get("molecule"))
     try:
         with noted_signals(ENDING) as asked_to_stop, Display(console, calculator) as display:
 
             def on_step(step: Step) -> None:
                 folder.log(step)
                 errors.add(str(step.regime), step.force_error, step.good)
-                scope.add(str(step.regime), step.flags.mean_temperature)
+                scope.add(str(step.regime), step.flags.mean_temperature, step.observation.molecule)
 
             calculator.engine.on_step = on_step
             if settings.task == "md":

@@ -97,6 +97,7 @@ class Step:
             "index": self.index,
             "source": self.source.value,
             "regime": str(self.regime),
+            "molecule": self.observation.molecule,
             "mean_temperature": self.flags.mean_temperature,
             "reasons": [[reason.policy, reason.detail] for reason in decision.reasons],
             "unpaid": [[reason.policy, reason.detail] for reason in decision.unpaid],

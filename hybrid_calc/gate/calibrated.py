@@ -48,6 +48,9 @@ class RegimeCalibration:
         Independent frames it rests on.
     failures
         Those of them that were bad.
+    molecules
+        That they show, as `geometry.molecule_of` names them; None where nobody
+        knows, and every molecule is then taken for one of them.
     signals
         Names of the signals that the score reads; empty where nobody says.
     novelty_limit
@@ -69,6 +72,7 @@ class RegimeCalibration:
     failures: int
     unit: str = ""
     signals: tuple[str, ...] = ()
+    molecules: frozenset[str] | None = None
     novelty_limit: float | None = None
     evidence: Mapping[str, Any] = field(init=False, compare=False)
     standing: str = field(init=False, compare=False)
@@ -87,6 +91,14 @@ class RegimeCalibration:
         bound = f"at most {self.missed_share:.0%} of bad ones pass".replace("%", " %")
         object.__setattr__(self, "evidence", evidence)
         object.__setattr__(self, "standing", f"validated by {frames}: {bound}")
+
+    def covers(self, molecule: str | None) -> bool:
+        """Tell whether a molecule is among those that were validated; an unnamed one passes."""
+        return molecule is None or self.molecules is None or molecule in self.molecules
+
+    def vouches_for(self, molecule: str | None) -> bool:
+        """Tell whether a molecule is covered, or novelty judges each of its environments."""
+        return self.novelty_limit is not None or self.covers(molecule)
 
 
 @runtime_checkable

@@ -31,7 +31,8 @@ from hybrid_calc.gate.regime_entry import RegimeEntry
 from hybrid_calc.gate.scope import ScopeCard
 
 FORMAT = "hybrid_calc calibration"
-SCHEMA = 1
+SCHEMA = 2
+"""1 named no molecules by regime; those that its scope card names are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +184,18 @@ class CommitteeCalibration:
             raise CalibrationError(
                 f"{name} is no calibration; make one with: hybrid-calc calibrate."
             ) from error
-        if metadata.get("format") != FORMAT or metadata.get("schema") != str(SCHEMA):
+        schema = metadata.get("schema")
+        if metadata.get("format") != FORMAT or schema not in {"1", str(SCHEMA)}:
             raise CalibrationError(
                 f"{name} is a {metadata.get('format') or 'safetensors file'} of schema "
-                f"{metadata.get('schema')}; this version reads a {FORMAT} of schema {SCHEMA}."
+                f"{schema}; this version reads a {FORMAT} up to schema {SCHEMA}."
             )
         header = metadata.get("header", "")
         if _digest(header, arrays) != metadata.get("digest"):
             raise CalibrationError(f"{name} is not what was written: its digest differs. {AGAIN}")
         try:
-            return cls._from_header(json.loads(header), arrays)
+            data = json.loads(header)
+            return cls._from_header(_upgraded(data) if schema == "1" else data, arrays)
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"{name} cannot be read: {error}. {AGAIN}") from error
 
@@ -245,6 +248,16 @@ def read_calibration(path: Path) -> CommitteeCalibration:
     except OSError as error:
         raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
     return CommitteeCalibration.from_bytes(blob, str(path))
+
+
+def _upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header of schema 1 with the molecules that its card names for each regime."""
+    entries = []
+    for entry in data["entries"]:
+        lines = [line for line in data["card"]["entries"] if line["regime"] == entry["regime"]]
+        molecules = {molecule for line in lines for molecule in line["molecules"]}
+        entries.append({**entry, "molecules": sorted(molecules)})
+    return {**data, "entries": entries}
 
 
 def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -170,7 +170,9 @@ class Gate:
         else:
             reasons, saved = self._spare(reasons, verdict)
         flagged = bool(reasons or saved)
-        due = self.audit_probability(regime, validated=verdict.calibrated is not None)
+        known = verdict.calibrated
+        validated = known is not None and known.covers(observation.molecule)
+        due = self.audit_probability(regime, validated=validated)
         payable = self.budget.allows(audit=True)
         if not flagged and draw < due:
             if payable:
@@ -193,6 +195,7 @@ class Gate:
             factor=verdict.factor,
             score=verdict.score,
             threshold=verdict.threshold,
+            molecule=observation.molecule,
             calibration=verdict.calibrated,
             trusted=verdict.trusted,
             trust=trust,
@@ -280,11 +283,11 @@ class Gate:
         if streak is not None:
             streak.settle(good)
         known = self.calibrated(decision.regime)
-        if decision.validated and known is not None and not good:
+        if decision.calibration is not None and known is not None and not good:
             self._doubts.add_bad(
                 decision.regime,
                 audited=decision.is_audit,
-                probability=self.audit_probability(decision.regime, validated=True),
+                probability=self.audit_probability(decision.regime, validated=decision.validated),
                 missed_share=known.missed_share,
             )
         if decision.is_audit:
@@ -292,7 +295,8 @@ class Gate:
             if not good:
                 self.evidence.distrust(decision.regime)
                 still = self.calibrated(decision.regime) is not None
-                now = self.audit_probability(decision.regime, validated=still)
+                validated = still and decision.validated
+                now = self.audit_probability(decision.regime, validated=validated)
                 if (known is not None and not still) or now > decision.audit_probability:
                     self.audits.end_sampling()
         self.evidence.add(

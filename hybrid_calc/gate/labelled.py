@@ -33,9 +33,6 @@ from hybrid_calc.gate.policy import Decision
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
 
-PERIODIC = " (periodic)"
-"""What the name of a molecule ends with where it is a cell that repeats."""
-
 
 def least_label_probability(settings: GateSettings, decision: Decision) -> float:
     """Return with what probability any geometry of this regime is labelled, at least.
@@ -52,7 +49,9 @@ def least_label_probability(settings: GateSettings, decision: Decision) -> float
     """
     if settings.budget is not None and settings.when_budget_ends == "continue":
         return 0.0  # what the rest of the budget cannot pay for passes unlabelled
-    if "unseen" in settings.policies and not settings.trust and not decision.validated:
+    known = decision.calibration
+    vouched = known is not None and known.vouches_for(decision.molecule)
+    if "unseen" in settings.policies and not settings.trust and not vouched:
         return 1.0
     return decision.audit_probability
 
@@ -66,7 +65,7 @@ class LabelledFrames:
     regimes
         Of each frame, F of them.
     molecules
-        Chemical formula of each frame, F of them; a cell that repeats ends with `PERIODIC`.
+        Of each frame as `geometry.molecule_of` names it, F of them.
     signals
         By name, as of `gate.observation.SIGNALS`, shape (F,) each; NaN where not known.
     force_errors

@@ -50,6 +50,9 @@ class Observation:
         Index of the atom that gave a signal its value, by the signal's name.
     fingerprint
         Environment of each atom, shape (N, D).
+    molecule
+        As `geometry.molecule_of` names it; None where nobody says, and the
+        molecules of a calibration are then not compared with it.
 
     Raises
     ------
@@ -62,6 +65,7 @@ class Observation:
     report: FlagReport = field(default_factory=FlagReport)
     signals: Mapping[str, float] = field(default_factory=dict)
     worst_atoms: Mapping[str, int] = field(default_factory=dict)
+    molecule: str | None = None
 
     def __post_init__(self) -> None:
         # A NaN anywhere shows in the sum.
@@ -88,6 +92,7 @@ class Observation:
         """Return everything but the fingerprint, JSON-able; NaN becomes absent."""
         return {
             "regime": self.regime.to_dict(),
+            "molecule": self.molecule,
             "flags": [flag.to_dict() for flag in self.report.flags],
             "mean_temperature": self.report.mean_temperature,
             "signals": {
@@ -98,7 +103,10 @@ class Observation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], fingerprint: NDArray[np.floating]) -> Observation:
-        """Return what `to_dict` described, with the fingerprint of its geometry."""
+        """Return what `to_dict` described, with the fingerprint of its geometry.
+
+        Earlier versions did not name the molecule; it is then unknown.
+        """
         report = FlagReport(
             flags=tuple(Flag.from_dict(flag) for flag in data["flags"]),
             mean_temperature=data["mean_temperature"],
@@ -109,6 +117,7 @@ class Observation:
             signals=dict(data["signals"]),
             worst_atoms=dict(data["worst_atoms"]),
             fingerprint=fingerprint,
+            molecule=data.get("molecule"),
         )
 
     def asking_flags(self) -> tuple[Flag, ...]:

@@ -63,8 +63,10 @@ class Decision:
     threshold
         What it was compared with: the calibration's threshold, else the
         user's force tolerance, eV/A.
+    molecule
+        As `geometry.molecule_of` names it, None where nobody says.
     calibration
-        What stands behind the threshold: a valid calibration of this committee; None without.
+        What the threshold comes from: a valid calibration of this committee; None without.
     trusted
         Whether validated frames of this run nearby silence flags and the
         missing validation.
@@ -85,23 +87,27 @@ class Decision:
     threshold: float
     trust: Trust | None
     audit_probability: float
+    molecule: str | None = None
     calibration: RegimeCalibration | None = None
     trusted: bool = False
     unpaid: tuple[Reason, ...] = ()
 
     @property
     def validated(self) -> bool:
-        """Whether a calibration of this committee stands behind the threshold."""
-        return self.calibration is not None
+        """Whether a calibration of this committee, and for this molecule, stands behind it."""
+        return self.calibration is not None and self.calibration.covers(self.molecule)
 
     @property
     def standing(self) -> str:
         """What the regime rests on, in words."""
+        words = "unvalidated"
         if self.calibration is not None:
-            return self.calibration.standing
+            if self.calibration.covers(self.molecule):
+                return self.calibration.standing
+            words += f": no frame of {self.molecule} was among the validated ones"
         if self.trusted and self.trust is not None:
-            return f"unvalidated, trusted by {self.trust.neighbours} frames of this run"
-        return "unvalidated"
+            words += f", trusted by {self.trust.neighbours} frames of this run"
+        return words
 
     @property
     def policies(self) -> tuple[str, ...]:

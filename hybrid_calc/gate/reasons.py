@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybrid_calc.flags.report import Severity
@@ -46,7 +47,8 @@ class Verdict:
 def hinges_on_trust(observation: Observation, known: RegimeCalibration | None) -> bool:
     """Tell whether validated frames nearby could change who answers.
 
-    In a calibrated regime, with no flag up and no new environment, they could not.
+    In a calibrated regime, with no flag up and neither molecule nor environment new, they could
+    not.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def hinges_on_trust(observation: Observation, known: RegimeCalibration | None) -
     known
         What stands behind its regime, None without calibration.
     """
-    if known is None or observation.asking_flags():
+    if known is None or observation.asking_flags() or not known.vouches_for(observation.molecule):
         return True
     limit = known.novelty_limit
     return limit is not None and not observation.signal("novelty") <= limit  # a NaN is new
@@ -142,13 +144,23 @@ def _uncertain(
 
 
 def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) -> list[Reason]:
-    """Return what is not validated: the regime, or the environment of an atom."""
+    """Return what is not validated: the regime, the molecule, or the environment of an atom.
+
+    Where novelty is known it judges each environment, of whatever molecule;
+    without it a molecule that was not calibrated with is new as a whole.
+    """
     known, trust = verdict.calibrated, verdict.trust
     if trust is None:
         return []
     near = f"{trust.neighbours} of {settings.trust_frames} validated frames nearby"
     if known is None:
         return [Reason(policy="unseen", detail=f"{observation.regime}: {near}")]
+    if not known.vouches_for(observation.molecule):
+        among = listed(sorted(known.molecules or ()))
+        detail = (
+            f"{observation.molecule}: {observation.regime} is validated for {among} only, {near}"
+        )
+        return [Reason(policy="unseen", detail=detail)]
     limit, novelty = known.novelty_limit, observation.signal("novelty")
     if limit is None or novelty <= limit:  # a NaN is not covered
         return []
@@ -156,6 +168,12 @@ def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) 
     where = "" if who is None else f" at atom {who}"
     detail = f"environment{where}: novelty {novelty:.3g} against {limit:.3g}, {near}"
     return [Reason(policy="unseen", detail=detail)]
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return some names in words, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def _score(verdict: Verdict, observation: Observation) -> str:

@@ -42,6 +42,8 @@ class RegimeEntry:
     call_rate, bad_share
         Share of all frames that the threshold asks for, and share that is
         bad, by these frames.
+    molecules
+        That the independent frames show, as `geometry.molecule_of` names them.
     novelty_limit
         Largest novelty among the frames, None without novelty.
     """
@@ -56,6 +58,7 @@ class RegimeEntry:
     failures: int
     call_rate: float
     bad_share: float
+    molecules: tuple[str, ...]
     novelty_limit: float | None = None
 
     def for_gate(self, missed_share: float) -> RegimeCalibration:
@@ -69,6 +72,7 @@ class RegimeEntry:
             score=score,
             unit=unit,
             signals=self.score.signals,
+            molecules=frozenset(self.molecules),
             threshold=threshold,
             missed_share=missed_share,
             validated=self.threshold is not None,
@@ -95,6 +99,7 @@ class RegimeEntry:
         return data | {
             "regime": self.regime.to_dict(),
             "score": self.score.to_dict(),
+            "molecules": list(self.molecules),
             "error_factor": finite,
         }
 
@@ -107,6 +112,7 @@ class RegimeEntry:
                 **data,
                 "regime": Regime(**data["regime"]),
                 "score": Score.from_dict(data["score"]),
+                "molecules": tuple(data["molecules"]),
                 "error_factor": math.inf if factor is None else factor,
             }
         )

@@ -15,7 +15,6 @@ from typing import Any
 
 from ase.data import atomic_numbers
 
-from hybrid_calc.gate.labelled import PERIODIC
 from hybrid_calc.gate.regime import (
     CLASH,
     DEFECT,
@@ -28,6 +27,7 @@ from hybrid_calc.gate.regime import (
 )
 from hybrid_calc.gate.scope_entry import CONFIDENCE, ChosenEntry, ScopeEntry, band_of, many
 from hybrid_calc.gate.settings import KCAL_PER_MOL
+from hybrid_calc.geometry import PERIODIC
 
 KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH, DEFECT)
 """Kinds of geometry that a card names where it has no frame of them."""
@@ -72,15 +72,22 @@ class ScopeCard:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     label_noise: float | None = None
 
-    def covers(self, regime: Regime, temperature: float | None) -> bool:
-        """Tell whether frames of this kind were validated."""
-        return self.covers_band(str(regime), band_of(temperature))
+    def covers(self, regime: Regime, temperature: float | None, molecule: str | None) -> bool:
+        """Tell whether frames of this kind and molecule were validated."""
+        return molecule in self.molecules(str(regime), band_of(temperature))
 
-    def covers_band(self, regime: str, band: tuple[float | None, float | None]) -> bool:
-        """Tell whether frames of a regime, by its name, were validated in a band."""
-        return any(
-            entry.validated and str(entry.regime) == regime and (entry.above, entry.up_to) == band
+    def molecules(self, regime: str, band: tuple[float | None, float | None]) -> frozenset[str]:
+        """Return the molecules for which a regime, by its name, was validated in a band.
+
+        As `geometry.molecule_of` names them: other isomers count as the same.
+        """
+        return frozenset(
+            molecule
             for entry in self.entries
+            if entry.validated
+            and str(entry.regime) == regime
+            and (entry.above, entry.up_to) == band
+            for molecule in entry.molecules
         )
 
     def statements(self) -> list[str]:
@@ -133,8 +140,12 @@ class ScopeCard:
         molecules = sorted({formula for entry in good for formula in entry.molecules})
         if not any(formula.endswith(PERIODIC) for formula in molecules):
             gaps.append("periodic cells")
-        if molecules:
+        if len({entry.molecules for entry in good}) == 1:
             gaps.append(f"molecules other than {', '.join(molecules)}")
+        else:
+            gaps += [
+                f"{entry.name}: molecules other than {', '.join(entry.molecules)}" for entry in good
+            ]
         return gaps
 
     def noise(self) -> str:

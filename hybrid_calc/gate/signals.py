@@ -57,6 +57,7 @@ def observe(
     survey: Survey,
     regime: Regime,
     *,
+    molecule: str | None = None,
     novelty: NDArray[np.floating] | None = None,
     ranges: TrainingRanges | None = None,
     second_opinion: NDArray[np.float64] | None = None,
@@ -72,6 +73,8 @@ def observe(
         Flags and fingerprint.
     regime
         Of the geometry.
+    molecule
+        As `geometry.molecule_of` names it, None where nobody says.
     novelty
         Of each atom, shape (N,), from the committee's calibration; None where unknown.
     ranges
@@ -99,4 +102,5 @@ def observe(
         fingerprint=survey.fingerprint,
         signals=signals,
         worst_atoms=atoms,
+        molecule=molecule,
     )

@@ -15,6 +15,7 @@ from rich.table import Table
 from hybrid_calc.committee.bundle import read_header
 from hybrid_calc.errors import BundleError, CalibrationError, InputError
 from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
+from hybrid_calc.gate.reasons import listed
 from hybrid_calc.gate.regime_entry import RegimeEntry
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import band_name, band_of
@@ -23,21 +24,31 @@ NO_CARD = "nothing is validated: no calibration of this committee was used"
 
 
 class ScopeLog:
-    """Steps of a run, by kind of geometry and temperature."""
+    """Steps of a run, by kind of geometry, temperature and molecule."""
 
     def __init__(self) -> None:
-        self._steps: Counter[tuple[str, tuple[float | None, float | None]]] = Counter()
+        self._steps: Counter[tuple[str, tuple[float | None, float | None], str | None]] = Counter()
 
-    def add(self, regime: str, temperature: float | None) -> None:
-        """Take in one step."""
-        self._steps[regime, band_of(temperature)] += 1
+    def add(self, regime: str, temperature: float | None, molecule: str | None) -> None:
+        """Take in one step; None is a molecule that was not recorded."""
+        self._steps[regime, band_of(temperature), molecule] += 1
 
     def summary(self, card: ScopeCard | None) -> dict[str, Any]:
         """Return which share of the steps lay inside the scope of a card, JSON-able."""
         rows: list[dict[str, Any]] = []
-        for (regime, band), steps in self._steps.most_common():
-            inside = card is not None and card.covers_band(regime, band)
-            rows.append({"kind": f"{regime}, {band_name(band)}", "steps": steps, "inside": inside})
+        for (regime, band, molecule), steps in self._steps.most_common():
+            known = frozenset[str]() if card is None else card.molecules(regime, band)
+            inside = molecule in known
+            row = {
+                "kind": f"{regime}, {band_name(band)}",
+                "molecule": molecule,
+                "steps": steps,
+                "inside": inside,
+            }
+            if known and not inside:
+                who = molecule or "the molecule was not recorded"
+                row["why"] = f"{who}: not among the molecules validated, {listed(sorted(known))}"
+            rows.append(row)
         total = sum(self._steps.values())
         inside_steps = sum(row["steps"] for row in rows if row["inside"])
         return {
@@ -55,7 +66,11 @@ def scope_line(scope: Mapping[str, Any]) -> str:
         return f"0 % of steps: {NO_CARD}"
     if scope["share_inside"] is None:
         return "no steps"
-    outside = [f"{row['kind']} {row['steps']}" for row in scope["kinds"] if not row["inside"]]
+    outside = [
+        f"{row['kind']} {row['steps']}" + (f" ({row['why']})" if "why" in row else "")
+        for row in scope["kinds"]
+        if not row["inside"]
+    ]
     line = f"{scope['share_inside']:.0%} of steps".replace("%", " %")
     return line + (f"; outside: {'; '.join(outside)}" if outside else "")
 

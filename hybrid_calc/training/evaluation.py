@@ -15,11 +15,11 @@ from scipy.spatial import cKDTree
 from hybrid_calc.committee.prediction import Committee, Prediction
 from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import InputError, PredictionFailed
-from hybrid_calc.gate.labelled import PERIODIC, LabelledFrames
+from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.signals import committee_signals
-from hybrid_calc.geometry import composition_of
+from hybrid_calc.geometry import composition_of, molecule_of
 from hybrid_calc.store.block import batch_by
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.record import Record
@@ -70,9 +70,8 @@ class _Rows:
     numbers: list[tuple[float, ...]] = field(default_factory=list)
 
     def add(self, record: Record, signals: dict[str, float], *numbers: float) -> None:
-        cell = PERIODIC if record.pbc.any() else ""
         self.regimes.append(_regime(record))
-        self.molecules.append(composition_of(record.atoms()).formula + cell)
+        self.molecules.append(molecule_of(record.atoms()))
         self.signals.append(signals)
         self.numbers.append(numbers)
 

@@ -8,6 +8,7 @@ from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.flags.coverage import fingerprint_of
 from hybrid_calc.gate.observation import Observation, Outcome
 from hybrid_calc.gate.replay import ReplayFrame
+from hybrid_calc.geometry import molecule_of
 from hybrid_calc.store.record import Record
 
 
@@ -32,7 +33,9 @@ def replay_frames(records: Iterable[Record]) -> list[ReplayFrame]:
         seen = record.meta.get("observation")
         if record.label is None or record.prediction is None or seen is None:
             continue
-        observation = Observation.from_dict(seen, fingerprint_of(record.atoms()))
+        atoms = record.atoms()
+        named = {**seen, "molecule": molecule_of(atoms)}  # earlier versions did not name it
+        observation = Observation.from_dict(named, fingerprint_of(atoms))
         outcome = Outcome(
             force_error=max_force_error(record.prediction.mean_forces, record.label.forces),
             energy_error=record.meta.get("energy_error") or 0.0,

@@ -94,7 +94,7 @@ def test_runs_split_calibrate_and_a_run_that_relies_on_it(jobs, store, tmp_path)
     scope = summary_of(output)["scope"]
     card = ScopeCard.from_dict(scope["card"])
     inside = [
-        card.covers(entry.regime, line["mean_temperature"])
+        card.covers(entry.regime, line["mean_temperature"], line["molecule"])
         for line in lines
         for entry in calibration.entries
         if str(entry.regime) == line["regime"]

@@ -28,6 +28,7 @@ def observe(
     *flags: Flag,
     regime: Regime = CALM,
     temperature: float | None = None,
+    molecule: str | None = None,
     **signals: float,
 ) -> Observation:
     """A geometry whose every atom has the fingerprint (`place`,)."""
@@ -37,6 +38,7 @@ def observe(
         report=FlagReport(flags=flags, mean_temperature=temperature),
         signals=known | signals,
         fingerprint=np.full((ATOMS, 1), place),
+        molecule=molecule,
     )
 
 

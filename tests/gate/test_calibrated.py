@@ -119,6 +119,70 @@ def test_a_hard_flag_contradicts_a_calibrated_committee_that_is_calm():
     assert decision.policies == ("contradiction",)
 
 
+# whose molecules
+
+WATER = frozenset({"H2O", "H4O2"})
+
+
+def test_a_molecule_that_was_not_calibrated_with_is_unseen_and_unvalidated():
+    judge = gate(Table({CALM: known(molecules=WATER)}))
+    assert judge.decide(observe(0.01, risk=0.0, molecule="H2O")).validated
+    for name in ("H2O2", "H2O (periodic)"):
+        decision = judge.decide(observe(0.01, risk=0.0, molecule=name))
+        assert not decision.validated
+        assert decision.policies == ("unseen",)
+        assert decision.reasons[0].detail == (
+            f"{name}: equilibrium H O is validated for H2O, H4O2 only, "
+            "0 of 3 validated frames nearby"
+        )
+        assert decision.standing == (
+            f"unvalidated: no frame of {name} was among the validated ones"
+        )
+
+
+def test_where_nobody_names_molecules_none_is_compared():
+    assert gate(Table({CALM: known(molecules=WATER)})).decide(observe(0.01, risk=0.0)).validated
+    assert gate().decide(observe(0.01, risk=0.0, molecule="H2O2")).validated
+
+
+def test_trust_stops_the_asking_about_a_new_molecule_and_not_the_label():
+    judge = gate(Table({CALM: known(molecules=WATER)}))
+    scene = observe(0.01, risk=0.0, molecule="H2O2")
+    for neighbours in range(3):
+        decision = judge.decide(scene)
+        assert decision.trust.neighbours == neighbours
+        judge.learn(decision, scene, 0.01, 0.0)
+    decision = judge.decide(scene)
+    assert decision.reasons == ()
+    assert not decision.validated
+    assert decision.standing == (
+        "unvalidated: no frame of H2O2 was among the validated ones, "
+        "trusted by 3 frames of this run"
+    )
+
+
+@pytest.mark.parametrize(("novelty", "asks"), [(1.0, False), (1.6, True), (math.nan, True)])
+def test_novelty_judges_the_environments_of_a_new_molecule(novelty, asks):
+    judge = gate(Table({CALM: known(molecules=WATER, novelty_limit=1.5)}), policies=ALL)
+    decision = judge.decide(observe(0.01, risk=0.0, novelty=novelty, molecule="H2O2"))
+    assert ("unseen" in decision.policies) is asks
+    assert not decision.validated
+    assert decision.audit_probability == 0.2  # as in any regime that is new
+
+
+def test_bad_frames_of_a_new_molecule_count_against_the_calibration_that_let_them_pass():
+    table = Table({CALM: known(molecules=WATER, novelty_limit=1.5)})
+    judge = gate(table, policies={"uncertain", "audit"}, audit_probability_new=1.0)
+    scene = observe(0.01, risk=0.0, novelty=1.0, molecule="H2O2")
+    # One bad frame is taken to have been asked, so 1/9 of one is allowed to be missed.
+    # P(1 or more) is 10 %, P(2 or more) 0.6 %.
+    judge.learn(judge.decide(scene), scene, 9.0, 0.0)
+    assert judge.doubted == {}
+    with pytest.warns(CalibrationDoubtedWarning):
+        judge.learn(judge.decide(scene), scene, 9.0, 0.0)
+    assert judge.decide(scene).calibration is None
+
+
 # whose calibration
 
 
@@ -226,6 +290,7 @@ def test_good_audits_leave_a_calibration_alone():
             Table({REACTIVE: known()}),
             Table({CALM: known(validated=False)}),
             Table({CALM: known()}, identity="other"),
+            Table({CALM: known(molecules=WATER)}),
         ]
     ),
     labels=st.lists(st.floats(0, 1), max_size=8),
@@ -244,9 +309,9 @@ def test_without_trust_no_regime_without_valid_calibration_passes_unasked(
         warnings.simplefilter("ignore", CalibrationMismatchWarning)
         judge.bind("abc")
     for error in labels:
-        scene = observe(0.01)
+        scene = observe(0.01, molecule="H2O2")
         judge.learn(judge.decide(scene), scene, error, 0.0)
-    scene = observe(None, 0.0, *flags, temperature=temperature, **signals)
+    scene = observe(None, 0.0, *flags, temperature=temperature, molecule="H2O2", **signals)
     decision = judge.decide(scene, streak=Streak(held))
     assert decision.source is Source.REFERENCE
     assert "unseen" in decision.policies

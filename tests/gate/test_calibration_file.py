@@ -6,11 +6,16 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from hybrid_calc.errors import CalibrationError
 from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.gate.calibrated import Calibration
-from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
+from hybrid_calc.gate.calibration_file import (
+    CommitteeCalibration,
+    _digest,
+    read_calibration,
+)
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.observation import Observation
@@ -144,6 +149,20 @@ def test_another_schema_is_refused_by_its_number(path):
     changed = len(text).to_bytes(8, "little") + text + blob[8 + size :]
     with pytest.raises(CalibrationError, match="schema 9"):
         CommitteeCalibration.from_bytes(changed, "later")
+
+
+def test_schema_1_takes_the_molecules_from_its_card(path):
+    blob = path.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    metadata = json.loads(blob[8 : 8 + size])["__metadata__"]
+    header = json.loads(metadata["header"])
+    for entry in header["entries"]:
+        assert entry.pop("molecules") == ["H2O"]
+    text = json.dumps(header)
+    arrays = made().novelty_model.arrays()
+    old = save(arrays, metadata | {"schema": "1", "header": text, "digest": _digest(text, arrays)})
+    assert CommitteeCalibration.from_bytes(old, "old").entries == made().entries
+    assert made().regime(CALM).molecules == {"H2O"}
 
 
 def test_a_folder_that_is_not_there_is_one_error(tmp_path):

@@ -15,6 +15,7 @@ from hybrid_calc.gate.calibrated import CalibrationMismatchWarning, RegimeCalibr
 from hybrid_calc.gate.policy import Source
 from hybrid_calc.report.scope import ScopeLog
 from hybrid_calc.report.summary import ErrorLog, summarise
+from hybrid_calc.training.replays import replay_frames
 from tests.scripted import always, hybrid, pair, settings
 
 
@@ -132,6 +133,28 @@ def test_what_the_regime_rests_on_shows_in_the_step():
     ]
     assert [line["evidence"]["neighbours"] for line in said] == [0, 1, 2, 3]
     assert all(line["score"] == line["factor"] * line["spread"] for line in said)
+
+
+def test_molecule_and_periodicity_reach_gate_step_and_record(tmp_path):
+    calc, _ = calibrated(molecules=frozenset({"H2"}), novelty_limit=None)
+    calc.engine.store = FrameStore(tmp_path / "run.h5")
+    step = step_of(calc, pair(0.8))
+    assert step.decision.validated
+    assert step.to_dict()["molecule"] == "H2"
+    cell = pair(0.8)
+    cell.set_cell([9, 9, 9])
+    cell.pbc = (True, False, False)
+    step = step_of(calc, cell)
+    assert step.decision.policies == ("unseen",)
+    assert step.to_dict()["molecule"] == "H2 (periodic)"
+    (record,) = calc.engine.store
+    assert record.meta["observation"]["molecule"] == record.meta["molecule"] == "H2 (periodic)"
+    (frame,) = replay_frames([record])
+    assert frame.observation.molecule == "H2 (periodic)"
+    del record.meta["observation"]["molecule"]  # as earlier versions wrote it
+    (frame,) = replay_frames([record])
+    assert frame.observation.molecule == "H2 (periodic)"
+    calc.close()
 
 
 def test_the_calibration_behind_a_calm_step_shows_in_step_and_record(tmp_path):

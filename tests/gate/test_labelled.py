@@ -42,6 +42,16 @@ def test_how_little_of_a_regime_may_have_been_labelled(settings, validated, leas
     assert found == least
 
 
+@pytest.mark.parametrize(
+    ("limit", "molecule", "least"),
+    [(None, "H2O", 0.03), (None, "H2O2", 1.0), (None, None, 0.03), (1.5, "H2O2", 0.03)],
+)
+def test_without_trust_a_molecule_that_nothing_vouches_for_is_always_asked(limit, molecule, least):
+    behind = known(molecules=frozenset({"H2O"}), novelty_limit=limit)
+    made = decision(calibration=behind, molecule=molecule)
+    assert least_label_probability(GateSettings(trust=False), made) == least
+
+
 def test_a_gate_that_never_audits_may_leave_everything_out():
     settings = GateSettings(policies=["uncertain"])
     assert least_label_probability(settings, decision(audit_probability=0.0)) == 0

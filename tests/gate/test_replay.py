@@ -184,13 +184,15 @@ def test_an_outcome_that_is_no_number_is_refused(bad):
 
 
 def test_what_was_observed_survives_json():
-    seen = observe(0.1, 2.0, BREAKING, temperature=310.0, novelty=1.2, second_opinion=np.nan)
+    more = {"temperature": 310.0, "molecule": "H2O", "novelty": 1.2, "second_opinion": np.nan}
+    seen = observe(0.1, 2.0, BREAKING, **more)
     again = Observation.from_dict(seen.to_dict(), seen.fingerprint)
     assert again.regime == seen.regime
     assert again.report == seen.report
     assert again.signals == {"force_spread": 0.1, "novelty": 1.2}
     assert np.isnan(again.signal("second_opinion"))
     assert again.mean_temperature == 310.0
+    assert again.molecule == "H2O"
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.4), st.floats(0, 0.6)), max_size=60), st.integers(0, 5))

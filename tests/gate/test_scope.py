@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import band_name, band_of, chosen_entries, scope_entries
+from hybrid_calc.report.scope import ScopeLog, scope_line
 from tests.gate.populations import CALM, TOLERANCE, TOLERANCES, frames_of, gated, run
 
 REACTIVE = dataclasses.replace(CALM, name="reactive")
@@ -53,7 +54,7 @@ def test_no_evidence_no_statement(good, bad):
     card = card_of(frames_of(errors(good, bad)))
     assert card.entries[0].share is None
     assert card.statements() == []
-    assert not card.covers(CALM, 300.0)
+    assert not card.covers(CALM, 300.0, "H2O")
     assert "no statement" in card.not_validated()[0]
 
 
@@ -62,7 +63,7 @@ def test_few_trajectories_support_no_statement_however_many_frames(trajectories,
     values = np.random.default_rng(0).uniform(0.01, 0.1, 200)
     runs, steps = np.arange(200) % trajectories, np.arange(200)
     card = card_of(frames_of(values, trajectories=runs, steps=steps))
-    assert card.covers(CALM, 300.0) == validated
+    assert card.covers(CALM, 300.0, "H2O") == validated
     words = " ".join(card.not_validated())
     assert ("needs 5 trajectories at least" in words) != validated
 
@@ -98,6 +99,31 @@ def test_everything_else_is_named():
     assert "equilibrium: no frame" not in gaps
 
 
+def test_molecules_are_named_by_regime_where_they_differ():
+    frames = frames_of(
+        errors(200),
+        temperatures=np.array([300.0] * 100 + [400.0] * 100),
+        molecules=["H2O"] * 100 + ["H2O2"] * 100,
+    )
+    gaps = card_of(frames).not_validated()
+    assert "equilibrium H O, up to 350 K: molecules other than H2O" in gaps
+    assert "equilibrium H O, 350 to 500 K: molecules other than H2O2" in gaps
+
+
+def test_a_run_of_another_molecule_lies_outside_and_the_line_says_why():
+    log, card = ScopeLog(), card_of(frames_of(errors(100)))
+    for molecule in ("H2O", "H2O", "H2O", "H2O2"):
+        log.add(str(CALM), 300.0, molecule)
+    summary = log.summary(card)
+    assert (summary["steps"], summary["steps_inside"]) == (4, 3)
+    assert scope_line(summary) == (
+        "75 % of steps; outside: equilibrium H O, up to 350 K 1 "
+        "(H2O2: not among the molecules validated, H2O)"
+    )
+    log.add(str(CALM), 300.0, None)  # a step that an earlier version wrote
+    assert "the molecule was not recorded" in scope_line(log.summary(card))
+
+
 def test_what_was_validated_is_not_named_as_missing():
     ion = Regime(name="transition-state", elements="O Cu", charge=1, multiplicity=2)
     frames = frames_of(
@@ -118,14 +144,17 @@ def test_each_regime_and_temperature_speaks_for_itself():
         temperatures=np.array([300.0] * 100 + [400.0] * 100 + [np.nan] * 100),
     )
     card = card_of(frames)
-    assert card.covers(CALM, 299.0)
-    assert not card.covers(CALM, 351.0)  # half of them fail
-    assert not card.covers(CALM, 900.0)  # never looked at
-    assert not card.covers(CALM, None)
-    assert card.covers(REACTIVE, None)
-    assert not card.covers(REACTIVE, 300.0)
-    assert not card.covers(dataclasses.replace(CALM, charge=1), 299.0)
-    assert not card.covers(dataclasses.replace(CALM, elements="H O Cl"), 299.0)
+    assert card.covers(CALM, 299.0, "H2O")
+    assert not card.covers(CALM, 351.0, "H2O")  # half of them fail
+    assert not card.covers(CALM, 900.0, "H2O")  # never looked at
+    assert not card.covers(CALM, None, "H2O")
+    assert card.covers(REACTIVE, None, "H2O")
+    assert not card.covers(REACTIVE, 300.0, "H2O")
+    assert not card.covers(CALM, 299.0, "H2O2")  # the same elements
+    assert not card.covers(CALM, 299.0, "H2O (periodic)")
+    assert not card.covers(CALM, 299.0, None)  # nobody said
+    assert not card.covers(dataclasses.replace(CALM, charge=1), 299.0, "H2O")
+    assert not card.covers(dataclasses.replace(CALM, elements="H O Cl"), 299.0, "H2O")
 
 
 @given(st.floats(0, 5000, allow_nan=False))
@@ -137,10 +166,10 @@ def test_every_temperature_has_one_band_which_holds_it(temperature):
 
 def test_no_nan_lies_inside_a_scope():
     card = card_of(frames_of(errors(100)))
-    assert not card.covers(CALM, math.nan)
-    assert not card.covers(CALM, math.inf)
+    assert not card.covers(CALM, math.nan, "H2O")
+    assert not card.covers(CALM, math.inf, "H2O")
     frames = frames_of(errors(100), temperatures=np.full(100, np.nan))
-    assert not card_of(frames).covers(CALM, math.nan)
+    assert not card_of(frames).covers(CALM, math.nan, "H2O")
 
 
 def test_error_bounds_are_the_largest_errors_that_59_frames_allow():
@@ -190,7 +219,7 @@ def test_labels_that_a_search_chose_are_shown_and_claim_nothing():
     assert (reactive.labels, reactive.force_quantiles) == (50, (GOOD, BAD, BAD))
     assert "50 labels chosen by relaxations and bands of H2O" in str(reactive)
     assert card.statements() == []
-    assert not card.covers(CALM, 300.0)
+    assert not card.covers(CALM, 300.0, "H2O")
 
 
 def test_json_carries_the_card():
