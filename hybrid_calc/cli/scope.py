@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from hybrid_calc.committee.prediction import Committee
+    from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.level import LevelOfTheory
 
@@ -25,7 +26,9 @@ def calibrate(
     path: Annotated[Path, typer.Argument(metavar="STORE", help="Store, NAME.h5, split.")],
     committee: Annotated[
         Path,
-        typer.Option(help="NAME.bundle, or a settings file (YAML) with committee and tolerances."),
+        typer.Option(
+            help="NAME.bundle, or a settings file (YAML) with committee, tolerances and regimes."
+        ),
     ],
     *,
     missed_share: Annotated[
@@ -76,7 +79,7 @@ def calibrate(
     from hybrid_calc.training.calibrate import calibrate as run
 
     store = open_existing(path)
-    known, gate, mismatch = _committee(committee)
+    known, gate, limits, mismatch = _committee(committee)
     changes = {
         "force_tolerance_ev_per_ang": force_tolerance,
         "energy_tolerance_ev": energy_tolerance,
@@ -84,6 +87,7 @@ def calibrate(
     gate = _with(gate, {key: value for key, value in changes.items() if value is not None})
     plan = CalibrationPlan(
         gate=gate,
+        limits=limits,
         missed_share=missed_share,
         parts=tuple(part or (CALIBRATION_PART,)),
         signals=tuple(signal or ()),
@@ -139,20 +143,21 @@ def scope(
         print_scope(Console(), card, run)
 
 
-def _committee(path: Path) -> tuple[Committee, GateSettings, bool]:
-    """Return a committee, what it counts as bad, and whether its level may differ."""
+def _committee(path: Path) -> tuple[Committee, GateSettings, FlagLimits, bool]:
+    """Return a committee, tolerances and regimes, flags, and whether its level may differ."""
+    from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.settings import GateSettings
 
     if path.suffix == BUNDLE_SUFFIX:
         from hybrid_calc.committee.bundle import load_committee
 
-        return load_committee(path), GateSettings(), False
+        return load_committee(path), GateSettings(), FlagLimits(), False
     from hybrid_calc.config.build import build_committee
     from hybrid_calc.config.load import load_settings
 
     settings = load_settings(path)
     known = build_committee(settings.committee, path.absolute().parent)
-    return known, settings.gate, settings.allow_level_mismatch
+    return known, settings.gate, settings.flags, settings.allow_level_mismatch
 
 
 def _with(gate: GateSettings, changes: dict[str, float]) -> GateSettings:

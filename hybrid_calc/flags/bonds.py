@@ -6,10 +6,17 @@ import math
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from hybrid_calc.flags.contacts import Pairs, atoms_of, close_contacts
+from hybrid_calc.flags.contacts import (
+    Pairs,
+    atoms_of,
+    close_contacts,
+    pair_distances,
+    pairs_of,
+)
 from hybrid_calc.flags.coordination import coordination, coordination_flags
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.ranges import TrainingRanges, pair_name
@@ -60,8 +67,10 @@ class BondWatch:
         self._strain_limits = np.full(len(distances), math.inf)
         self._strain_limits[second_neighbours(self.graph, len(numbers))] = limits.strained_angle
         self._strain_limits[self.graph.bonded] = limits.strained_bond
-        self._shortest, self._longest = self._length_bounds(numbers, ranges)
-        self._fewest, self._most = self._coordination_bounds(numbers, ranges)
+        self._shortest, self._longest = _length_bounds(
+            numbers, pairs, self.graph, limits.length_margin_ang, ranges
+        )
+        self._fewest, self._most = _coordination_bounds(numbers, limits.coordination_margin, ranges)
         self._counts = bool(np.isfinite(self._most).any())
         self._lowest, self._highest = self._quiet(distances)
         self._changed_for = np.zeros(len(distances), dtype=np.intp)
@@ -193,36 +202,6 @@ class BondWatch:
             )
         ]
 
-    def _length_bounds(
-        self, numbers: NDArray[np.integer], ranges: TrainingRanges | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return shortest and longest length of each pair; a bond never seen fits nowhere."""
-        count = len(self._strain_limits)
-        shortest, longest = np.zeros(count), np.full(count, math.inf)
-        if ranges is None or not ranges.lengths:
-            return shortest, longest
-        margin = self._limits.length_margin_ang
-        symbols = [chemical_symbols[number] for number in numbers.tolist()]
-        for place in np.flatnonzero(self.graph.bonded).tolist():
-            i, j = int(self._pairs.first[place]), int(self._pairs.second[place])
-            known = ranges.lengths.get(pair_name(symbols[i], symbols[j]))
-            low, high = (math.inf, -math.inf) if known is None else known
-            shortest[place], longest[place] = low - margin, high + margin
-        return shortest, longest
-
-    def _coordination_bounds(
-        self, numbers: NDArray[np.integer], ranges: TrainingRanges | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return fewest and most neighbours of each atom; no bound where nobody knows."""
-        table = {} if ranges is None else ranges.coordination
-        margin = self._limits.coordination_margin
-        bounds = [
-            table.get(chemical_symbols[number], (-math.inf, math.inf))
-            for number in numbers.tolist()
-        ]
-        both = np.array(bounds, dtype=np.float64).reshape(-1, 2)
-        return both[:, 0] - margin, both[:, 1] + margin
-
     def _quiet(
         self, distances: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -248,6 +227,74 @@ class BondWatch:
             lowest = np.where(graph.bonded, lowest, np.maximum(lowest, far))
             highest = np.where(graph.bonded, np.minimum(highest, near), highest)
         return lowest, highest
+
+
+def outside_ranges(
+    atoms: Atoms, start: Atoms, limits: FlagLimits, ranges: TrainingRanges
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which bonds of one geometry, and which atoms, the training frames do not have.
+
+    `BondWatch` flags what lasts long enough.
+
+    Parameters
+    ----------
+    atoms
+        The geometry.
+    start
+        The geometry whose bonds are looked at, with the same atoms.
+    limits
+        Margins.
+    ranges
+        Of the training frames.
+
+    Returns
+    -------
+    tuple
+        By their lengths each pair, shape (P,), and by its neighbours each atom, shape (N,).
+    """
+    pairs = pairs_of(atoms.numbers)
+    distances = pair_distances(atoms, pairs)
+    graph = initial_graph(pair_distances(start, pairs), pairs, len(atoms), limits.bonded_ratio)
+    margin = limits.length_margin_ang
+    shortest, longest = _length_bounds(atoms.numbers, pairs, graph, margin, ranges)
+    fewest, most = _coordination_bounds(atoms.numbers, limits.coordination_margin, ranges)
+    counts = coordination(distances, pairs)
+    bonds = graph.bonded & ((distances < shortest) | (distances > longest))
+    bonds &= ~breaking_bonds(distances, graph, limits.breaking_ratio)
+    return bonds, (counts < fewest) | (counts > most)
+
+
+def _length_bounds(
+    numbers: NDArray[np.integer],
+    pairs: Pairs,
+    graph: BondGraph,
+    margin: float,
+    ranges: TrainingRanges | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return shortest and longest length of each pair; a bond never seen fits nowhere."""
+    count = len(graph.bonded)
+    shortest, longest = np.zeros(count), np.full(count, math.inf)
+    if ranges is None or not ranges.lengths:
+        return shortest, longest
+    symbols = [chemical_symbols[number] for number in numbers.tolist()]
+    for place in np.flatnonzero(graph.bonded).tolist():
+        i, j = int(pairs.first[place]), int(pairs.second[place])
+        known = ranges.lengths.get(pair_name(symbols[i], symbols[j]))
+        low, high = (math.inf, -math.inf) if known is None else known
+        shortest[place], longest[place] = low - margin, high + margin
+    return shortest, longest
+
+
+def _coordination_bounds(
+    numbers: NDArray[np.integer], margin: float, ranges: TrainingRanges | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return fewest and most neighbours of each atom; no bound where nobody knows."""
+    table = {} if ranges is None else ranges.coordination
+    bounds = [
+        table.get(chemical_symbols[number], (-math.inf, math.inf)) for number in numbers.tolist()
+    ]
+    both = np.array(bounds, dtype=np.float64).reshape(-1, 2)
+    return both[:, 0] - margin, both[:, 1] + margin
 
 
 def _lasting(memory: NDArray[np.intp], now: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:

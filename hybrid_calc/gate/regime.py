@@ -210,7 +210,21 @@ def classify(
     rules
         Of the user, in order; each takes its part out of its parent.
     """
-    name = _name(report, limits)
+    return refine(_name(report, limits), composition, report, rules)
+
+
+def refine(
+    name: str, composition: Composition, report: FlagReport, rules: Sequence[RegimeRule]
+) -> Regime:
+    """Return the regime of a geometry of which one is known.
+
+    Parameters
+    ----------
+    name
+        One of `BUILT_IN`.
+    composition, report, rules
+        As for `classify`.
+    """
     for rule in rules:
         if rule.parent == name and rule.holds(composition, report):
             name = rule.name

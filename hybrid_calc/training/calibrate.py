@@ -4,13 +4,15 @@ Frames come from the store's part ``calibration``, which nothing is ever
 trained on.  A frame of another part counts only where its record names this
 very committee: the committee existed before the frame did.  Frames given as
 training frames are left out whatever part they are in.  See
-`hybrid_calc.gate.labelled` for how a gate's choice of frames is undone.
+`hybrid_calc.gate.labelled` for how a gate's choice of frames is undone, and
+`hybrid_calc.training.regimes` for how frames are classed.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from hybrid_calc.committee.domain import check_levels
 from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError
+from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import chosen_entries, scope_entries
@@ -32,11 +35,16 @@ from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.selection import Split, read_split
 from hybrid_calc.training.evaluation import Evaluation, TrainingSet, evaluate
 from hybrid_calc.training.ranges import fit_novelty, fit_ranges
+from hybrid_calc.training.regimes import StoredRegimes
 
 OLDER = "older than the committee, and not of part calibration"
 CALIBRATION_PART = "calibration"
 FITTING_PARTS = ("validation", "train")
 """Parts on which scores of several signals may be fitted; ``test`` is left to tests."""
+
+
+class RegimesMissingWarning(UserWarning):
+    """Frames were classed by regimes that the settings calibrated for do not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,9 @@ class CalibrationPlan:
     Attributes
     ----------
     gate
-        Whose tolerances say what a bad frame is.
+        Whose tolerances say what a bad frame is, and whose regimes frames are classed by.
+    limits
+        Of the flags of the runs to come.
     missed_share
         Largest share of the bad frames that may pass unasked.
     parts
@@ -67,6 +77,7 @@ class CalibrationPlan:
     """
 
     gate: GateSettings = field(default_factory=GateSettings)
+    limits: FlagLimits = field(default_factory=FlagLimits)
     missed_share: float = 0.1
     parts: tuple[str, ...] = (CALIBRATION_PART,)
     signals: tuple[str, ...] = ()
@@ -131,6 +142,7 @@ def calibrate(
             training=known,
             novelty=novelty,
             segment_steps=split.segment_steps,
+            regimes=StoredRegimes(plan.gate.regimes, plan.limits, ranges),
         )
 
     chosen = labelled & np.isin(parts, plan.parts)
@@ -139,6 +151,7 @@ def calibrate(
     found.left_out[OLDER] = int((chosen & ~safe).sum())
     fitting = np.isin(parts, [name for name in FITTING_PARTS if name not in plan.parts])
     there = judge(labelled & fitting & (own | (parts == "validation"))).frames
+    _warn_of_strangers(found.strangers)
     tolerances = {
         "force_tolerance": plan.gate.force_tolerance_ev_per_ang,
         "energy_tolerance": plan.gate.energy_tolerance_ev,
@@ -207,6 +220,18 @@ def _split(store: FrameStore, parts: Sequence[str]) -> Split:
             f"{', '.join(split.parts)}."
         )
     return split
+
+
+def _warn_of_strangers(strangers: Mapping[str, int]) -> None:
+    if strangers:
+        names = ", ".join(f"{name} ({frames} frames)" for name, frames in strangers.items())
+        warnings.warn(
+            f"runs of this store had regimes of their own, {names}, that the settings calibrated "
+            "for do not have; their frames count for other regimes. Give the runs' settings file: "
+            "hybrid-calc calibrate STORE --committee SETTINGS.yaml.",
+            RegimesMissingWarning,
+            stacklevel=3,
+        )
 
 
 def _own(columns: Columns, committee: Committee) -> NDArray[np.bool_]:

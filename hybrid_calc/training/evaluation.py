@@ -24,6 +24,7 @@ from hybrid_calc.store.block import batch_by
 from hybrid_calc.store.frames import FrameStore
 from hybrid_calc.store.record import Record
 from hybrid_calc.store.selection import trajectories
+from hybrid_calc.training.regimes import StoredRegimes
 
 FRAMES_AT_ONCE = 32
 SAME_GEOMETRY = 1e-4
@@ -69,8 +70,10 @@ class _Rows:
     signals: list[dict[str, float]] = field(default_factory=list)
     numbers: list[tuple[float, ...]] = field(default_factory=list)
 
-    def add(self, record: Record, signals: dict[str, float], *numbers: float) -> None:
-        self.regimes.append(_regime(record))
+    def add(
+        self, record: Record, regime: Regime, signals: dict[str, float], *numbers: float
+    ) -> None:
+        self.regimes.append(regime)
         self.molecules.append(molecule_of(record.atoms()))
         self.signals.append(signals)
         self.numbers.append(numbers)
@@ -107,11 +110,15 @@ class Evaluation:
         That a driver wanted: a search chose them, they describe themselves only.
     left_out
         Number of others, by the reason.
+    strangers
+        Frames by regimes that the settings of their runs had and the rules
+        given have not; they count for what those rules say.
     """
 
     frames: LabelledFrames
     chosen: LabelledFrames
     left_out: Counter[str]
+    strangers: Counter[str]
 
 
 def evaluate(
@@ -122,6 +129,7 @@ def evaluate(
     training: TrainingSet | None = None,
     novelty: Novelty | None = None,
     segment_steps: int = 0,
+    regimes: StoredRegimes | None = None,
 ) -> Evaluation:
     """Return what a committee says about frames of a store.
 
@@ -141,7 +149,10 @@ def evaluate(
         Of the committee's training frames, for that signal.
     segment_steps
         Steps after which a run counts as another trajectory, as in the store's split.
+    regimes
+        Class the frames anew; by default by the built-in regimes, without training ranges.
     """
+    regimes = regimes or StoredRegimes()
     columns = store.columns()
     names = trajectories(columns, segment_steps)
     number_of = {name: number for number, name in enumerate(sorted(set(names)))}
@@ -150,17 +161,21 @@ def evaluate(
     for place, record, prediction in _answers(store, places, committee, novelty, left_out):
         zero = zeros.get(_family(record))
         why = _unfit(record, training)
+        regime = regimes.of(record)
+        if not why and isinstance(regime, str):
+            why = regime
         if not why and zero is None:
             why = "no frame that sets the energy zero of its run"
         elif not why and zero is not None and zero[0] == record.identity:
             why = "sets the energy zero of its run"
-        if why or zero is None or record.label is None:
+        if why or zero is None or record.label is None or isinstance(regime, str):
             left_out[why] += 1
             continue
         wanted = "acquisition" in _policies(record.meta)
         temperature = record.meta.get("mean_temperature")
         (chosen if wanted else rows).add(
             record,
+            regime,
             _signals(record, prediction, committee, novelty),
             max_force_error(prediction.mean_forces, record.label.forces),
             abs(prediction.energy - record.label.energy - zero[1]),
@@ -169,7 +184,12 @@ def evaluate(
             number_of[names[place]],
             int(columns.numbers["step"][place]),
         )
-    return Evaluation(frames=rows.table(), chosen=chosen.table(), left_out=left_out)
+    return Evaluation(
+        frames=rows.table(),
+        chosen=chosen.table(),
+        left_out=left_out,
+        strangers=regimes.strangers,
+    )
 
 
 def _answers(
@@ -282,16 +302,6 @@ def _probabilities(meta: Any) -> tuple[float, float]:
 def _weights(meta: Any) -> tuple[float, float]:
     chance, least = _probabilities(meta)
     return 1 / chance, 1 / min(chance, least)
-
-
-def _regime(record: Record) -> Regime:
-    composition = composition_of(record.atoms())
-    return Regime(
-        name=str(record.meta["regime"]).partition(" ")[0],
-        elements=composition.elements,
-        charge=composition.charge,
-        multiplicity=composition.multiplicity,
-    )
 
 
 def _signals(

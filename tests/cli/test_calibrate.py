@@ -135,6 +135,18 @@ def test_a_calibration_of_another_committee_or_tolerance_is_refused_in_one_line(
         assert words in ended.err
 
 
+def test_the_settings_files_regimes_and_limits_class_the_frames(jobs, store, tmp_path):
+    wet = {"name": "protic", "parent": "warm", "elements": ["H"]}
+    gate, file = {**EVERYTHING, "regimes": [wet]}, tmp_path / "toy.calibration"
+    job = jobs.write(gate=gate, flags={"warm_above_kelvin": 1.0}, **TOYS)
+    parts = [word for part in PARTS for word in ("--part", part)]
+    ended = jobs.call("calibrate", store, "--committee", job, "--output", file, *parts)
+    assert (ended.code, ended.err) == (0, "")
+    names = {entry.regime.name for entry in read_calibration(file).entries}
+    assert "protic" in names  # all above one kelvin
+    assert not names & {"equilibrium", "warm"}
+
+
 def test_json_says_what_the_words_say(jobs, store, tmp_path):
     job, file = jobs.write(gate=EVERYTHING, **TOYS), tmp_path / "toy.calibration"
     ended = jobs.call("calibrate", store, "--committee", job, "--output", file, "--json")

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hybrid_calc import HybridCalculator, ToyCommittee, ToyReference
+from hybrid_calc import FlagLimits, HybridCalculator, ToyCommittee, ToyReference
 from hybrid_calc.committee.spread import max_force_error
 from hybrid_calc.errors import InputError, LevelMismatchError
+from hybrid_calc.gate.regime import RegimeRule
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.store.frames import FrameStore, open_existing
 from hybrid_calc.store.selection import read_split, split_trajectories, write_split
-from hybrid_calc.training.calibrate import OLDER, CalibrationPlan, calibrate
+from hybrid_calc.training.calibrate import (
+    OLDER,
+    CalibrationPlan,
+    RegimesMissingWarning,
+    calibrate,
+)
 from hybrid_calc.training.evaluation import TrainingSet, evaluate
 from tests.scripted import always, settings
 
@@ -216,6 +222,56 @@ def test_enough_good_frames_are_validated_and_the_same_seed_says_the_same(store)
     assert all(entry.share is None for entry in hard.card.entries)
     assert any(entry.threshold is not None for entry in hard.entries)
     assert any(entry.validated for entry in first.card.entries)
+
+
+PROTIC = RegimeRule(name="protic", parent="equilibrium", elements=["H"])
+
+
+def test_frames_are_classed_by_the_regimes_of_the_settings(store):
+    plan = CalibrationPlan(gate=LOOSE.model_copy(update={"regimes": (PROTIC,)}), parts=ALL)
+    calibration = calibrate(store, ToyCommittee(**COMMITTEE), plan)
+    names = {entry.regime.name for entry in calibration.entries}
+    assert "protic" in names
+    assert "equilibrium" not in names
+    assert {entry.regime.name for entry in calibration.card.entries} == names
+
+
+def test_regimes_of_the_runs_that_the_settings_lack_are_named(tmp_path):
+    fill(tmp_path / "all.h5", always(regimes=(PROTIC,)), runs=4, frames=4)
+    runs = split(tmp_path / "all.h5")
+    plan = CalibrationPlan(gate=LOOSE, parts=ALL)
+    with pytest.warns(RegimesMissingWarning, match=r"protic \(\d+ frames\).*SETTINGS.yaml"):
+        calibration = calibrate(runs, ToyCommittee(**COMMITTEE), plan)
+    assert "protic" not in {entry.regime.name for entry in calibration.entries}
+    known = CalibrationPlan(gate=LOOSE.model_copy(update={"regimes": (PROTIC,)}), parts=ALL)
+    calibration = calibrate(runs, ToyCommittee(**COMMITTEE), known)
+    assert "protic" in {entry.regime.name for entry in calibration.entries}
+
+
+def test_frames_are_classed_by_the_training_ranges_that_the_calibration_writes(store):
+    committee = ToyCommittee(**COMMITTEE)
+    same = [molecule("H2O") for _ in range(5)]  # no length but one: all others are outside
+    wide = calibrate(store, committee, CalibrationPlan(gate=LOOSE, parts=ALL))
+    narrow = calibrate(
+        store, committee, CalibrationPlan(gate=LOOSE, parts=ALL), training=same, training_name="x"
+    )
+    length = molecule("H2O").get_distance(0, 1)
+    assert narrow.ranges.lengths["H-O"] == pytest.approx((length, length))
+
+    def labelled(calibration):
+        return {entry.regime.name: entry.labelled for entry in calibration.entries}
+
+    before, after = labelled(wide), labelled(narrow)
+    assert sum(before.values()) == sum(after.values())
+    outside = [  # of every frame but the first of each run
+        any(
+            abs(atoms.get_distance(0, hydrogen) - length) > FlagLimits().length_margin_ang
+            for hydrogen in (1, 2)
+        )
+        for atoms in (water(1000 * run + step) for run in range(RUNS) for step in range(1, FRAMES))
+    ]
+    assert 0 < sum(outside) < len(outside)
+    assert after["high-energy"] >= sum(outside) > before.get("high-energy", 0)
 
 
 def test_a_store_that_was_never_split_is_refused(tmp_path):
