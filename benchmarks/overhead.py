@@ -34,6 +34,7 @@ from hybrid_calc.gate.calibrated import RegimeCalibration
 from hybrid_calc.gate.evidence import Validated
 from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.settings import PRESETS
+from hybrid_calc.geometry import molecule_of
 from hybrid_calc.training.ranges import fit_ranges
 
 EVIDENCE = 50
@@ -144,6 +145,7 @@ def calibration_of(atoms: Atoms, committee) -> Calibrated:
         error_factor=1.0,
         frames=100,
         failures=10,
+        molecules=frozenset({molecule_of(atoms)}),
         novelty_limit=1e6,
     )
     ranges = fit_ranges(frames)
