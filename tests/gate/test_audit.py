@@ -58,6 +58,22 @@ def test_without_audits_nothing_is_known():
     assert str(missed) == "missed failures: unknown, no audits yet"
 
 
+def test_steps_that_no_audit_could_be_paid_for_are_counted_apart_and_said():
+    log_ = AuditLog()
+    for _ in range(3):
+        log_.count(flagged=False, sampled=False)
+    missed = log_.missed()
+    assert str(missed) == (
+        "missed failures: unknown, no audits yet; not of 3 steps with no budget for audits"
+    )
+    # The summary holds these: JSON knows no NaN.
+    json.dumps([missed.low, missed.high, missed.unflagged_share], allow_nan=False)
+    assert (missed.low, missed.high, missed.unflagged_share) == (0.0, 1.0, 1.0)
+    again = AuditLog()
+    again.restore(json.loads(json.dumps(log_.state())))
+    assert again.missed().unsampled == 3
+
+
 def test_a_restored_log_says_the_same():
     first = log(30, 1, flagged=7, unflagged=40)
     first.add(REACTIVE, 0.2, bad=True)

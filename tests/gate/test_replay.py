@@ -134,6 +134,19 @@ def test_what_a_flag_or_a_missing_validation_asks_for_is_not_saved():
     assert unseen.unpaid == ()
 
 
+def test_steps_without_a_budget_for_audits_are_not_counted_as_to_come():
+    settings = GateSettings(policies="uncertainty", budget=2, when_budget_ends="continue")
+    judge = Gate(settings)
+    judge.horizon = 100
+    replay([frame(0.3, 0.1)] * 2 + [frame(0.01, 0.1)] * 58, judge)
+    assert judge.budget.left == 0
+    assert judge.audits.unsampled > 0
+    assert judge.audits.geometries + judge.audits.unsampled == 60
+    judge.budget.total = 22  # of 40 steps to come every second one can be paid for
+    result = replay([frame(s, 0.1) for s in np.linspace(0.3, 0.5, 40)], judge)
+    assert 15 <= result.asked.sum() <= 20
+
+
 @pytest.mark.parametrize("preset", ["uncertainty", "all"])
 def test_no_budget_is_saved_where_the_user_would_rather_stop(preset):
     judge = Gate(GateSettings(policies=preset, budget=3, audit_reserve=0))
