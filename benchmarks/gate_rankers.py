@@ -2,7 +2,9 @@
 
 Acetylacetone: scores are fitted on test_MD_300K and rank 600 K, the dihedral
 scan and the proton transfer.  GFN2-xTB: molecule by molecule, scores are fitted
-on the other molecules and rank this one's temperatures and reactions.
+on the other molecules; those that rank 1,200 K or a reaction on their 300 and
+600 K alone, those that rank 300 or 600 K on all their other temperatures and
+reactions.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from gate_ranking import IN_ROUNDS, Unit, oracle, proxima_metric, with_search
 from gate_signals import CANDIDATES, ReliabilityHead
 from gate_tables import Table
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from hybrid_calc.gate.score import Score, choose_score, fit_score
 from hybrid_calc.gate.search import Pool
@@ -39,6 +42,11 @@ TRIPLES = {
     "spread + novelty + flags": (SPREAD, "novelty", "flag_count"),
     "spread + novelty + second opinion": (SPREAD, "novelty", "second_opinion"),
 }
+CALM = ("300K", "600K")
+"""What is calibrated on where other temperatures and reactions are ranked."""
+DISTANCE = "distance to labelled environments"
+MOST_LABELLED = 20000
+"""Atoms of one element that are kept to measure distances to."""
 EVERYTHING = (SPREAD, "novelty", "energy_spread_per_atom", "largest_force", *CANDIDATES)
 FITTED = PAIRS | TRIPLES
 RANKERS = (
@@ -48,6 +56,8 @@ RANKERS = (
     "every-N",
     "random",
     "Proxima's metric",
+    DISTANCE,
+    f"spread x {DISTANCE}",
     *FITTED,
     "spread + novelty + energy + force",
     "all candidates",
@@ -72,17 +82,45 @@ def ranked_units(domain: Domain) -> list[Unit]:
     units = []
     for molecule in domain.molecules:
         others = [table for table in domain.tables if table.molecule != molecule]
-        models = Models(domain, others)
-        units += [
-            unit_of(
-                [t for t in domain.tables if t.molecule == molecule and t.kind == kind],
-                domain,
-                others,
-                models,
-            )
-            for kind in domain.kinds
-        ]
+        calm = [table for table in others if table.kind in CALM]
+        after_calm = Models(domain, calm)
+        for kind in domain.kinds:
+            mine = [t for t in domain.tables if t.molecule == molecule and t.kind == kind]
+            if kind in CALM:
+                units.append(unit_of(mine, domain, [t for t in others if t.kind != kind]))
+            else:
+                units.append(unit_of(mine, domain, calm, after_calm))
     return units
+
+
+def distance_to_labelled(
+    tables: Sequence[Table], known: Sequence[Table], domain: Domain
+) -> NDArray[np.float64]:
+    """Return how far each frame's strangest environment is from all labelled ones, shape (F,).
+
+    The distance of descriptors in the coordinates of the training frames' clouds, as novelty
+    has them, to the nearest atom of that element; an element without any is infinitely far.
+    """
+    random = np.random.default_rng(0)
+    found = [np.zeros((len(table), len(table.numbers))) for table in tables]
+    for z, cloud in domain.trained.novelty.clouds.items():
+        there = [table.descriptors[:, table.numbers == z] for table in known]
+        flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in there])
+        tree = None
+        if len(flat):
+            some = random.permutation(len(flat))[:MOST_LABELLED]
+            tree = cKDTree(cloud.coordinates(flat[some]))
+        for table, distances in zip(tables, found, strict=True):
+            mine = table.numbers == z
+            if not mine.any():
+                continue
+            here = table.descriptors[:, mine]
+            near = np.full(here.shape[:2], 1e6)
+            if tree is not None:
+                flat = cloud.coordinates(here.reshape(-1, here.shape[-1]))
+                near = tree.query(flat)[0].reshape(near.shape)
+            distances[:, mine] = near
+    return np.concatenate([np.maximum(distances.max(1), 1e-6) for distances in found])
 
 
 class Models:
@@ -131,6 +169,8 @@ def unit_of(
     scores["flags"] = flags
     scores["flags, then spread"] = flags * 1e6 + columns[SPREAD]
     scores["every-N"] = scores["random"] = np.zeros(len(frames))  # the share that is paid for
+    scores[DISTANCE] = distance_to_labelled(tables, known, domain)
+    scores[f"spread x {DISTANCE}"] = columns[SPREAD] * scores[DISTANCE]
     scores["Proxima's metric"] = np.concatenate([proxima_metric(t.forces) for t in tables])
     fitted = dict(models.pairs) | {
         "spread + novelty + energy + force": models.four,

@@ -28,7 +28,7 @@ from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import classify
 from hybrid_calc.gate.signals import observe
-from hybrid_calc.geometry import composition_of
+from hybrid_calc.geometry import composition_of, molecule_of
 
 STRETCH = 4.0
 """GFN1 and GFN2-xTB are kin: 0.11 eV/A apart (root mean square, 300 K) where GFN2-xTB
@@ -145,7 +145,8 @@ class Table:
             if self.kelvin is not None:
                 report = dataclasses.replace(survey.report, mean_temperature=self.kelvin)
                 survey = dataclasses.replace(survey, report=report)
-            regime = classify(composition_of(atoms), survey.report, limits)
+            composition = composition_of(atoms)
+            regime = classify(composition, survey.report, limits)
             prediction = Prediction(
                 energies=self.energies[place],
                 forces=self.forces[place],
@@ -154,7 +155,8 @@ class Table:
             new = None
             if novelty is not None:
                 new = novelty.of_atoms(self.numbers, self.descriptors[place])
-            found.append(observe(prediction, survey, regime, novelty=new))
+            molecule = molecule_of(atoms, composition)
+            found.append(observe(prediction, survey, regime, molecule=molecule, novelty=new))
         return found
 
 
