@@ -60,7 +60,7 @@ class GateSettings(BaseModel):
         gt=0,
         description="Largest distance of an atom's environment fingerprint that is "
         "nearby: independent 300 K frames are 0.2 to 0.3 apart, an X-H bond stretched by a "
-        "quarter is 0.6 away (benchmarks/flags.py).",
+        "quarter is 0.5 away at least (benchmarks/flags.py).",
     )
     hysteresis_steps: int = Field(
         5,
