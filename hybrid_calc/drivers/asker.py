@@ -75,10 +75,10 @@ class Asker:
             here = here + RETREAT_ANG * step
         return None
 
-    def learn(self, surface: Surface, band: NDArray[np.float64]) -> None:
+    def learn(self, surface: Surface, band: NDArray[np.float64]) -> bool:
         """Label the image between the ends of a band (B, N, 3), A, that is known least.
 
-        Of those that are not labelled and were not refused.
+        Of those that are not labelled and were not refused; tell whether there was one.
 
         Raises
         ------
@@ -90,4 +90,5 @@ class Asker:
         for index in np.argsort(-wide):
             if self.book.find(inside[index]) is None and not self.book.refused(inside[index]):
                 self.ask(inside[index], WIDEST, surface)
-                return
+                return True
+        return False

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from hybrid_calc.correction.surface import Surface, SurfaceLabel
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.downhill import (
-    CONFORMER_FMAX,
-    MOST_STEPS,
+    apart,
     descend_on_reference,
     same_bonds,
     side_of,
@@ -29,7 +28,7 @@ from hybrid_calc.drivers.saddle import (
     pushed,
 )
 from hybrid_calc.drivers.settings import NebSettings
-from hybrid_calc.drivers.shape import bonds_of
+from hybrid_calc.drivers.shape import bonds_of, turn_onto
 from hybrid_calc.drivers.shelf import ShelfWay, ways_off_shelf
 from hybrid_calc.drivers.walk import curvature_along
 from hybrid_calc.errors import ReferenceFailed
@@ -42,6 +41,15 @@ LEFT_ABOVE_END = 0.25
 
 AT_MINIMUM = 0.1
 """Another minimum has a smaller reference force, eV/A."""
+
+LABELLED_CONFORMER_FMAX = 0.01
+"""Where it is no end of the same bonds: twice the noise that forces are taken to have, eV/A."""
+
+AT_CONFORMER_ANG = 0.05
+"""So near to a conformer nothing can lie between, A."""
+
+BETWEEN_EV = 0.01
+"""A label half-way to a conformer that is higher by more shows a barrier, eV."""
 
 WAY_REACH_ANG = 0.3
 """A way downhill is known where a label's distances all differ by less, A."""
@@ -160,7 +168,7 @@ class SaddleCheck:
         """
         numbers = self.book.template.numbers
         conformers = same_bonds(numbers, self.ends)
-        elsewhere = CONFORMER_FMAX if conformers else self.settings.end_fmax_ev_per_ang
+        elsewhere = LABELLED_CONFORMER_FMAX if conformers else self.settings.end_fmax_ev_per_ang
 
         def arrived(one: SurfaceLabel) -> bool:
             side = side_of(numbers, one.positions, self.ends)
@@ -168,11 +176,13 @@ class SaddleCheck:
             if at_an_end:
                 end = self.ends[side == "end"]
                 at_an_end = one.energy - end.energy < LEFT_ABOVE_END * (label.energy - end.energy)
+                # Of conformers it may be near the one that it is leaving.
+                at_an_end = at_an_end and not (conformers and _leaves(one, end))
             return max_force(self.book.template, one) < (NEAR_END if at_an_end else elsewhere)
 
         try:
-            most = min(MOST_STEPS, self._confirming_left)
-            found = descend_on_reference(self.book, saddle, DESCENT, arrived, most=most)
+            most = self._confirming_left
+            found = descend_on_reference(self.book, saddle, DESCENT, arrived, most_labels=most)
         except ReferenceFailed:
             self.progress.failures += 1
             self.progress.phase = "search"
@@ -213,8 +223,7 @@ class SaddleCheck:
 
     def _in_order(self, found: list[Descent]) -> list[Descent] | None:
         """Return two ways as start and end come, None where they end elsewhere."""
-        numbers = self.book.template.numbers
-        sides = [side_of(numbers, one.positions, self.ends) for one in found]
+        sides = [self._side(one.positions) for one in found]
         if sorted(sides) == ["end", "start"]:
             return found if sides[0] == "start" else found[::-1]
         words = [
@@ -225,6 +234,21 @@ class SaddleCheck:
         ]
         self.progress.doubt = f"the saddle joins {words[0]} and {words[1]}"
         return None
+
+    def _side(self, place: NDArray[np.float64]) -> str:
+        """Return the end that a walk has come to at a place (N, 3), A, or ``neither``.
+
+        Between a place near a conformer and that conformer a label must see no barrier.
+        """
+        side = side_of(self.book.template.numbers, place, self.ends)
+        if side == "neither" or not same_bonds(self.book.template.numbers, self.ends):
+            return side
+        end = self.ends[side == "end"]
+        if apart(place, end.positions) < AT_CONFORMER_ANG:
+            return side
+        between = 0.5 * (place + turn_onto(end.positions, place).positions)
+        here, middle = (self.book.ask(one, END) for one in (place, between))
+        return side if middle.energy <= max(here.energy, end.energy) + BETWEEN_EV else "neither"
 
     def _probe(self, surface: Surface, label: SurfaceLabel, mode: NDArray[np.float64]) -> float:
         """Return the reference's curvature along a mode, eV/A^2, for one label."""
@@ -242,6 +266,12 @@ class SaddleCheck:
 
     def _bonds(self, positions: NDArray[np.float64]) -> frozenset[tuple[int, int]]:
         return bonds_of(self.book.template.numbers, positions)
+
+
+def _leaves(one: SurfaceLabel, end: SurfaceLabel) -> bool:
+    """Tell whether the forces of a label lead away from an end."""
+    ahead = turn_onto(end.positions, one.positions).positions - one.positions
+    return float((one.forces * ahead).sum()) < 0.0
 
 
 def _changes(before: frozenset[tuple[int, int]], after: frozenset[tuple[int, int]]) -> str:

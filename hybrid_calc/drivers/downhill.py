@@ -142,7 +142,7 @@ def descend_on_reference(
     reason: str,
     arrived: Callable[[SurfaceLabel], bool],
     *,
-    most: int = MOST_STEPS,
+    most_labels: int,
 ) -> list[Descent]:
     """Walk downhill on the reference itself from both sides of a saddle.
 
@@ -159,15 +159,18 @@ def descend_on_reference(
         For the record.
     arrived
         Tells whether a label ends its walk.
-    most
-        Steps that one walk may take.
+    most_labels
+        That both walks may take together, those known before apart.
 
     Raises
     ------
     ReferenceFailed, BudgetExhausted, RunInterrupted
         No more labels, or a walk that does not end.
     """
-    walks = [walk_downhill(book, start, reason, arrived, most=most) for start in pushed(saddle)]
+    spent_before, walks = book.asked, []
+    for start in pushed(saddle):
+        left = most_labels - (book.asked - spent_before)
+        walks.append(walk_downhill(book, start, reason, arrived, most_labels=left))
     return [Descent(walked=np.array([saddle.positions, *walked]), unsure=False) for walked in walks]
 
 
@@ -177,9 +180,11 @@ def walk_downhill(
     reason: str,
     arrived: Callable[[SurfaceLabel], bool],
     *,
-    most: int = MOST_STEPS,
+    most_labels: int = MOST_STEPS,
 ) -> list[NDArray[np.float64]]:
     """Follow the reference's forces; return where it went from the start (N, 3), A, on.
+
+    Labels known before do not count among `most_labels`.
 
     Raises
     ------
@@ -189,14 +194,17 @@ def walk_downhill(
     frame = book.template.copy()
     frame.set_positions(start, apply_constraint=False)
     frame.calc = ReferenceCalculator(book, reason)
-    walked = []
+    walked: list[NDArray[np.float64]] = []
+    asked_before = book.asked
     # It follows the forces: steps by curvature were seen to leap over a shallow minimum.
-    for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=most):
+    for _ in FIRE(frame, logfile=None, maxstep=STEP_ANG).irun(fmax=0.0, steps=MOST_STEPS):
         walked.append(np.array(frame.positions))
         label = book.find(frame.positions)
         if label is not None and arrived(label):
             return walked
-    raise ReferenceFailed(f"a walk downhill did not end in {most} steps.")
+        if book.asked - asked_before >= most_labels:
+            break
+    raise ReferenceFailed(f"a walk downhill did not end in {len(walked)} steps.")
 
 
 def missing_of(found: list[DownhillEnd]) -> str:

@@ -30,6 +30,7 @@ from hybrid_calc.errors import (
     BudgetExhausted,
     InputError,
     PredictionFailed,
+    ReferenceCrashed,
     ReferenceFailed,
     RunInterrupted,
 )
@@ -230,6 +231,8 @@ class LabelBook:
         frame.positions = np.array(positions)
         try:
             answer = self._label(frame, reason)
+        except ReferenceCrashed:
+            raise  # not the geometry's fault
         except ReferenceFailed:
             self.refusals.append(frame.positions)
             raise

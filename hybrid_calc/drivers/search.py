@@ -333,7 +333,10 @@ class BarrierSearch:
         if self._bands.beside_an_end(here, surface):
             self._collapsed(surface, "the climbing image fell onto an end")
             return
-        if self.book.find(here) is not None or self.book.refused(here):
+        refused = self.book.refused(here)
+        if refused or self.book.find(here) is not None:
+            if refused:
+                self.progress.doubt = "the reference gave no label at the climbing image"
             self._stalled(surface)
             return
         predicted = self._bands.relative(surface, here)
@@ -404,7 +407,8 @@ class BarrierSearch:
     def _ask_or_learn(self, band: NDArray[np.float64], image: int, surface: Surface) -> None:
         """Label an image of a band; of one that was refused the least known other one."""
         if self.book.refused(band[image]):
-            self._asker.learn(surface, band)
+            self.progress.doubt = "the reference gave no label where the band is least certain"
+            self.progress.stalls += not self._asker.learn(surface, band)
         else:
             self._asker.ask(band[image], WIDEST, surface)
 

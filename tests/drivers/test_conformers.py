@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from scipy.interpolate import CubicHermiteSpline
 
 from hybrid_calc.drivers.barrier import SearchLimits
 from hybrid_calc.drivers.confirm import SaddleCheck
@@ -139,6 +140,64 @@ def test_a_soft_rotor_is_followed_to_its_minima(barrier, on_reference, monkeypat
     assert result.barrier == pytest.approx(barrier, abs=2e-3)
     assert abs(np.degrees(torsion(result.transition_state))) == pytest.approx(120, abs=5)
     assert on_reference == (result.confirmation_labels > 10)
+
+
+def along_torsion(*knots):
+    """A rotor whose energy, eV, has zero slope at these (degrees, energy)."""
+    degrees, energies = zip(*knots, strict=True)
+    curve = CubicHermiteSpline(np.radians(degrees), energies, np.zeros(len(knots)))
+
+    def truth(positions):
+        stiff = rotor(positions) - 0.2 * (1 + np.cos(3 * torsion(positions)))
+        return stiff + curve(np.mod(torsion(positions), 2 * np.pi))
+
+    return truth
+
+
+@pytest.mark.parametrize(("saddle", "barrier", "end"), [(72, 0.05, 118), (70, 0.03, 118)])
+def test_a_saddle_near_one_end_is_followed_away_from_it(saddle, barrier, end, monkeypatch):
+    """On the way from it the start is still near, and already far below."""
+    monkeypatch.setattr("hybrid_calc.drivers.search.BarrierSearch.hard", True)
+    truth = along_torsion(
+        (0, 0.8), (64, 0.0), (saddle, barrier), (end, -0.5), (240, 0.8), (360, 0.8)
+    )
+
+    def large(positions):
+        return truth(positions / 3)
+
+    def near(positions):
+        return 0.9 * large(positions)
+
+    def atoms(degrees):
+        return Atoms("He4", positions=3 * twisted(degrees))
+
+    result = HybridNEB(
+        atoms(64),
+        atoms(end),
+        committee_of(near),
+        Reference(large),
+        QUICK,
+        path=[atoms(saddle)],
+    ).run()
+    assert result.confirmed, result.missing
+    assert result.barrier == pytest.approx(barrier, abs=2e-3)
+
+
+def test_a_third_conformer_near_an_end_is_not_taken_for_it(monkeypatch):
+    """At 160 degrees, 0.18 A from the end at 190, with 0.25 eV between them."""
+    monkeypatch.setattr("hybrid_calc.drivers.search.BarrierSearch.hard", True)
+    knots = (0, 0.8), (64, 0.0), (112, 0.10), (160, 0.015), (175, 0.25), (190, 0.0), (275, 0.8)
+    truth = along_torsion(*knots)
+    result = HybridNEB(
+        chain(64),
+        chain(190),
+        committee_of(lambda positions: 0.9 * truth(positions)),
+        Reference(truth),
+        QUICK,
+        path=[chain(112)],
+    ).run()
+    assert not result.confirmed
+    assert "leads elsewhere" in result.missing
 
 
 def test_a_rotation_over_a_third_conformer_is_no_step_of_its_own():

@@ -8,7 +8,7 @@ from ase import Atoms
 
 from hybrid_calc.drivers.labelling import LabelBook
 from hybrid_calc.drivers.receipts import Receipts
-from hybrid_calc.errors import BudgetExhausted
+from hybrid_calc.errors import BudgetExhausted, ReferenceCrashed, ReferenceFailed
 from tests.drivers.conftest import Reference, hop, transfer
 
 
@@ -31,6 +31,32 @@ def test_an_answer_is_paid_for_once_and_survives_a_kill():
     assert np.array_equal(answer.forces, first.forces)
     with pytest.raises(BudgetExhausted):
         resumed(frame(0.3), "acquisition")
+
+
+def test_a_refusal_is_kept_and_a_dead_worker_is_not():
+    errors = [ReferenceFailed("no convergence"), ReferenceCrashed("killed")]
+    asked, kept = [], []
+
+    def refusing(atoms, reason):
+        asked.append(reason)
+        raise errors[len(asked) - 1]
+
+    receipts = Receipts(refusing, lambda: kept.append(receipts.to_list()))
+    for _ in range(2):
+        with pytest.raises(ReferenceFailed, match="no convergence"):
+            receipts(frame(0.2), "acquisition")
+    assert len(asked) == 1
+    resumed = Receipts(refusing, lambda: None)
+    resumed.restore(json.loads(json.dumps(kept[-1])))
+    book = LabelBook(frame(0.0), None, resumed)
+    with pytest.raises(ReferenceFailed, match="no convergence"):
+        book.ask(hop(0.2), "acquisition")
+    assert len(asked) == 1
+    resumed.forget([book])
+    assert resumed.to_list() == []
+    with pytest.raises(ReferenceCrashed):
+        book.ask(hop(0.3), "acquisition")
+    assert [book.refused(hop(s)) for s in (0.2, 0.3)] == [True, False]
 
 
 def test_only_what_a_book_has_is_forgotten():
