@@ -85,12 +85,16 @@ class AuditLog:
         self.geometries += 1
         self.unflagged += not flagged
 
-    def add(self, regime: Regime, probability: float, *, bad: bool) -> None:
-        """Take in one audited geometry and whether it was bad."""
+    def add(self, regime: Regime, probability: float, *, bad: bool, new: bool = True) -> None:
+        """Take in one audited geometry, whether it was bad, and whether it was unvalidated.
+
+        What a calibration speaks for settles nothing for molecules that it does not.
+        """
         entry = self.found.setdefault(probability, [0, 0])
         entry[0] += 1
         entry[1] += bad
-        self.settled[regime] = 0 if bad else self.settled.get(regime, 0) + 1
+        if new:
+            self.settled[regime] = 0 if bad else self.settled.get(regime, 0) + 1
 
     def end_sampling(self) -> None:
         """Take in that the last audit, a bad one, changed how geometries are asked or audited."""

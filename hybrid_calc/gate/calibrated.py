@@ -96,10 +96,6 @@ class RegimeCalibration:
         """Tell whether a molecule is among those that were validated; an unnamed one passes."""
         return molecule is None or self.molecules is None or molecule in self.molecules
 
-    def vouches_for(self, molecule: str | None) -> bool:
-        """Tell whether a molecule is covered, or novelty judges each of its environments."""
-        return self.novelty_limit is not None or self.covers(molecule)
-
 
 @runtime_checkable
 class Calibration(Protocol):

@@ -170,9 +170,7 @@ class Gate:
         else:
             reasons, saved = self._spare(reasons, verdict)
         flagged = bool(reasons or saved)
-        known = verdict.calibrated
-        validated = known is not None and known.covers(observation.molecule)
-        due = self.audit_probability(regime, validated=validated)
+        due = self.audit_probability(regime, validated=verdict.calibrated is not None)
         payable = self.budget.allows(audit=True)
         if not flagged and draw < due:
             if payable:
@@ -197,6 +195,7 @@ class Gate:
             threshold=verdict.threshold,
             molecule=observation.molecule,
             calibration=verdict.calibrated,
+            elsewhere=verdict.elsewhere is not None,
             trusted=verdict.trusted,
             trust=trust,
             # Where a driver asked, or no audit can be paid, nothing was left to chance.
@@ -204,7 +203,10 @@ class Gate:
         )
 
     def calibrated(self, regime: Regime) -> RegimeCalibration | None:
-        """Return what stands behind a regime: a valid calibration of this committee, or None."""
+        """Return what stands behind a regime: a valid calibration of this committee, or None.
+
+        It speaks for the molecules that it `covers`; for others it is none.
+        """
         calibration = self.usable_calibration
         if calibration is None or regime in self._doubts:
             return None
@@ -283,15 +285,17 @@ class Gate:
         if streak is not None:
             streak.settle(good)
         known = self.calibrated(decision.regime)
-        if decision.calibration is not None and known is not None and not good:
+        judged = decision.is_audit or not decision.score < decision.threshold
+        if decision.validated and known is not None and not good and judged:
             self._doubts.add_bad(
                 decision.regime,
                 audited=decision.is_audit,
-                probability=self.audit_probability(decision.regime, validated=decision.validated),
+                probability=self.audit_probability(decision.regime, validated=True),
                 missed_share=known.missed_share,
             )
         if decision.is_audit:
-            self.audits.add(decision.regime, decision.audit_probability, bad=not good)
+            new = not decision.validated
+            self.audits.add(decision.regime, decision.audit_probability, bad=not good, new=new)
             if not good:
                 self.evidence.distrust(decision.regime)
                 still = self.calibrated(decision.regime) is not None
@@ -315,6 +319,9 @@ class Gate:
         """Judge the committee's answer and what stands behind it."""
         settings, regime, spread = self.settings, observation.regime, observation.spread
         known = self.calibrated(regime)
+        elsewhere = None
+        if known is not None and not known.covers(observation.molecule):
+            known, elsewhere = None, known
         trust = self._trust(observation) if hinges_on_trust(observation, known) else None
         if known is None:
             factor, threshold = self.factor(regime, spread), settings.force_tolerance_ev_per_ang
@@ -329,6 +336,7 @@ class Gate:
             self._relative.append(relative)
         return Verdict(
             calibrated=known,
+            elsewhere=elsewhere,
             factor=factor,
             score=score,
             threshold=threshold,

@@ -21,6 +21,7 @@ such frames out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -32,6 +33,9 @@ from hybrid_calc.gate.calibration import decorrelated_places
 from hybrid_calc.gate.policy import Decision
 from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.settings import GateSettings
+
+SHOWN_BY = 5
+"""Independent frames of a molecule from which on a calibration or a scope card speaks for it."""
 
 
 def least_label_probability(settings: GateSettings, decision: Decision) -> float:
@@ -49,9 +53,7 @@ def least_label_probability(settings: GateSettings, decision: Decision) -> float
     """
     if settings.budget is not None and settings.when_budget_ends == "continue":
         return 0.0  # what the rest of the budget cannot pay for passes unlabelled
-    known = decision.calibration
-    vouched = known is not None and known.vouches_for(decision.molecule)
-    if "unseen" in settings.policies and not settings.trust and not vouched:
+    if "unseen" in settings.policies and not settings.trust and not decision.validated:
         return 1.0
     return decision.audit_probability
 
@@ -154,6 +156,11 @@ class LabelledFrames:
         """
         excess = self.excess(force_tolerance, energy_tolerance)
         return self.take(decorrelated_places(self.trajectories, self.steps, excess))
+
+    def shown_molecules(self) -> tuple[str, ...]:
+        """Return the molecules of at least `SHOWN_BY` frames: fewer say nothing about theirs."""
+        found = Counter(self.molecules)
+        return tuple(sorted(name for name, count in found.items() if count >= SHOWN_BY))
 
     def evenly_weighted(self) -> LabelledFrames:
         """Return the trajectories whose frames together count for most.

@@ -66,7 +66,10 @@ class Decision:
     molecule
         As `geometry.molecule_of` names it, None where nobody says.
     calibration
-        What the threshold comes from: a valid calibration of this committee; None without.
+        What the threshold comes from: a valid calibration of this committee that speaks for
+        this molecule; None without.
+    elsewhere
+        Whether there is one that speaks for other molecules alone.
     trusted
         Whether validated frames of this run nearby silence flags and the
         missing validation.
@@ -89,22 +92,23 @@ class Decision:
     audit_probability: float
     molecule: str | None = None
     calibration: RegimeCalibration | None = None
+    elsewhere: bool = False
     trusted: bool = False
     unpaid: tuple[Reason, ...] = ()
 
     @property
     def validated(self) -> bool:
         """Whether a calibration of this committee, and for this molecule, stands behind it."""
-        return self.calibration is not None and self.calibration.covers(self.molecule)
+        return self.calibration is not None
 
     @property
     def standing(self) -> str:
         """What the regime rests on, in words."""
-        words = "unvalidated"
         if self.calibration is not None:
-            if self.calibration.covers(self.molecule):
-                return self.calibration.standing
-            words += f": no frame of {self.molecule} was among the validated ones"
+            return self.calibration.standing
+        words = "unvalidated"
+        if self.elsewhere:
+            words += f": too few frames of {self.molecule} were among the validated ones"
         if self.trusted and self.trust is not None:
             words += f", trusted by {self.trust.neighbours} frames of this run"
         return words

@@ -22,6 +22,8 @@ class Verdict:
     ----------
     calibrated
         What stands behind the threshold, None without calibration.
+    elsewhere
+        A calibration of the regime that does not speak for this molecule.
     factor, score, threshold
         As in `Decision`.
     objects
@@ -35,6 +37,7 @@ class Verdict:
     """
 
     calibrated: RegimeCalibration | None
+    elsewhere: RegimeCalibration | None
     factor: float
     score: float
     threshold: float
@@ -47,17 +50,16 @@ class Verdict:
 def hinges_on_trust(observation: Observation, known: RegimeCalibration | None) -> bool:
     """Tell whether validated frames nearby could change who answers.
 
-    In a calibrated regime, with no flag up and neither molecule nor environment new, they could
-    not.
+    In a calibrated regime, with no flag up and no environment new, they could not.
 
     Parameters
     ----------
     observation
         The geometry.
     known
-        What stands behind its regime, None without calibration.
+        What stands behind its regime for its molecule, None without calibration.
     """
-    if known is None or observation.asking_flags() or not known.vouches_for(observation.molecule):
+    if known is None or observation.asking_flags():
         return True
     limit = known.novelty_limit
     return limit is not None and not observation.signal("novelty") <= limit  # a NaN is new
@@ -144,23 +146,19 @@ def _uncertain(
 
 
 def _unseen(observation: Observation, verdict: Verdict, settings: GateSettings) -> list[Reason]:
-    """Return what is not validated: the regime, the molecule, or the environment of an atom.
-
-    Where novelty is known it judges each environment, of whatever molecule;
-    without it a molecule that was not calibrated with is new as a whole.
-    """
+    """Return what is not validated: the regime, the molecule, or the environment of an atom."""
     known, trust = verdict.calibrated, verdict.trust
     if trust is None:
         return []
     near = f"{trust.neighbours} of {settings.trust_frames} validated frames nearby"
-    if known is None:
-        return [Reason(policy="unseen", detail=f"{observation.regime}: {near}")]
-    if not known.vouches_for(observation.molecule):
-        among = listed(sorted(known.molecules or ()))
+    if known is None and verdict.elsewhere is not None:
+        among = listed(sorted(verdict.elsewhere.molecules or ()))
         detail = (
             f"{observation.molecule}: {observation.regime} is validated for {among} only, {near}"
         )
         return [Reason(policy="unseen", detail=detail)]
+    if known is None:
+        return [Reason(policy="unseen", detail=f"{observation.regime}: {near}")]
     limit, novelty = known.novelty_limit, observation.signal("novelty")
     if limit is None or novelty <= limit:  # a NaN is not covered
         return []

@@ -43,7 +43,7 @@ class RegimeEntry:
         Share of all frames that the threshold asks for, and share that is
         bad, by these frames.
     molecules
-        That the independent frames show, as `geometry.molecule_of` names them.
+        That enough independent frames show, as `geometry.molecule_of` names them.
     novelty_limit
         Largest novelty among the frames, None without novelty.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,11 +141,9 @@ class ScopeCard:
         if not any(formula.endswith(PERIODIC) for formula in molecules):
             gaps.append("periodic cells")
         if len({entry.molecules for entry in good}) == 1:
-            gaps.append(f"molecules other than {', '.join(molecules)}")
+            gaps.append(others_than(molecules))
         else:
-            gaps += [
-                f"{entry.name}: molecules other than {', '.join(entry.molecules)}" for entry in good
-            ]
+            gaps += [f"{entry.name}: {others_than(entry.molecules)}" for entry in good]
         return gaps
 
     def noise(self) -> str:
@@ -218,3 +216,9 @@ class ScopeCard:
             f"95 % of frames are within {entry.force_bound:.2g} eV/A, and 95 % within "
             f"{entry.energy_bound / KCAL_PER_MOL:.2g} kcal/mol; "
         )
+
+
+def others_than(molecules: Sequence[str]) -> str:
+    """Return in words of which molecules too little is known."""
+    few = "any molecule by itself: each has few frames"
+    return f"molecules other than {', '.join(molecules)}" if molecules else few

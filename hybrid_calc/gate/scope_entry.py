@@ -48,7 +48,7 @@ class ScopeEntry:
         Ends of the temperature band, K; None without a lower or upper end,
         both None for geometries outside dynamics.
     molecules
-        Chemical formulas looked at.
+        Chemical formulas that enough independent frames show.
     trajectories
         Number of them.
     labelled
@@ -241,7 +241,7 @@ def _entry(
         regime=regime,
         above=band[0],
         up_to=band[1],
-        molecules=tuple(sorted(set(thin.molecules))),
+        molecules=thin.shown_molecules(),
         trajectories=trajectories,
         labelled=len(frames),
         frames=len(thin),

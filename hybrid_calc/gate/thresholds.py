@@ -132,6 +132,6 @@ def _entry(
         failures=int(bad.sum()),
         call_rate=float(np.average(asked, weights=thin.weights)),
         bad_share=float(np.average(bad, weights=thin.weights)),
-        molecules=tuple(sorted(set(thin.molecules))),
+        molecules=thin.shown_molecules(),
         novelty_limit=None if not np.isfinite(novelty).all() else max(1.0, float(novelty.max())),
     )

@@ -136,7 +136,7 @@ def test_a_molecule_that_was_not_calibrated_with_is_unseen_and_unvalidated():
             "0 of 3 validated frames nearby"
         )
         assert decision.standing == (
-            f"unvalidated: no frame of {name} was among the validated ones"
+            f"unvalidated: too few frames of {name} were among the validated ones"
         )
 
 
@@ -156,31 +156,73 @@ def test_trust_stops_the_asking_about_a_new_molecule_and_not_the_label():
     assert decision.reasons == ()
     assert not decision.validated
     assert decision.standing == (
-        "unvalidated: no frame of H2O2 was among the validated ones, "
+        "unvalidated: too few frames of H2O2 were among the validated ones, "
         "trusted by 3 frames of this run"
     )
 
 
-@pytest.mark.parametrize(("novelty", "asks"), [(1.0, False), (1.6, True), (math.nan, True)])
-def test_novelty_judges_the_environments_of_a_new_molecule(novelty, asks):
+@pytest.mark.parametrize("novelty", [1.0, 1.6, math.nan])
+def test_familiar_environments_do_not_vouch_for_a_new_molecule(novelty):
     judge = gate(Table({CALM: known(molecules=WATER, novelty_limit=1.5)}), policies=ALL)
     decision = judge.decide(observe(0.01, risk=0.0, novelty=novelty, molecule="H2O2"))
-    assert ("unseen" in decision.policies) is asks
+    assert "unseen" in decision.policies
     assert not decision.validated
     assert decision.audit_probability == 0.2  # as in any regime that is new
 
 
-def test_bad_frames_of_a_new_molecule_count_against_the_calibration_that_let_them_pass():
-    table = Table({CALM: known(molecules=WATER, novelty_limit=1.5)})
-    judge = gate(table, policies={"uncertain", "audit"}, audit_probability_new=1.0)
-    scene = observe(0.01, risk=0.0, novelty=1.0, molecule="H2O2")
+@pytest.mark.parametrize("policy", ["contradiction", "uncertain"])
+def test_a_calibration_for_others_makes_the_gate_no_laxer_than_none(policy):
+    """Flags ask and three sigma count (3 x 0.1 against 0.2) as where nothing is calibrated."""
+    scenes = [
+        observe(0.1, risk=0.0, molecule="H2O2"),
+        observe(0.01, 0.0, BREAKING, regime=REACTIVE, risk=0.0, molecule="H2O2"),
+    ]
+    table = Table({regime: known(molecules=WATER) for regime in (CALM, REACTIVE)})
+    for scene in scenes:
+        for_others = gate(table, policies={policy}).decide(scene)
+        without = gate(Table(), policies={policy}).decide(scene)
+        assert for_others.policies == without.policies
+        assert (for_others.score, for_others.threshold) == (without.score, without.threshold)
+    assert gate(table, policies={policy}).decide(scenes[policy == "contradiction"]).reasons
+
+
+def test_frames_of_other_molecules_neither_hide_nor_refute_a_calibration():
+    table = Table({CALM: known(molecules=WATER)})
+    judge = gate(table, policies={"audit"}, audit_probability=1.0, audit_probability_new=1.0)
+    stranger = observe(0.01, risk=0.0, molecule="H2O2")
+    for _ in range(50):
+        judge.learn(judge.decide(stranger), stranger, 9.0, 0.0)
+    assert judge.doubted == {}
+    mine = observe(0.01, risk=0.0, molecule="H2O")
     # One bad frame is taken to have been asked, so 1/9 of one is allowed to be missed.
     # P(1 or more) is 10 %, P(2 or more) 0.6 %.
-    judge.learn(judge.decide(scene), scene, 9.0, 0.0)
+    judge.learn(judge.decide(mine), mine, 9.0, 0.0)
     assert judge.doubted == {}
     with pytest.warns(CalibrationDoubtedWarning):
-        judge.learn(judge.decide(scene), scene, 9.0, 0.0)
-    assert judge.decide(scene).calibration is None
+        judge.learn(judge.decide(mine), mine, 9.0, 0.0)
+    assert judge.decide(mine).calibration is None
+
+
+def test_what_something_else_asked_for_is_not_counted_for_the_threshold():
+    """Bad frames below the threshold that a new environment asked for."""
+    table = Table({CALM: known(novelty_limit=1.5)})
+    judge = gate(table, policies={"unseen", "audit"}, audit_probability=1.0)
+    new = observe(0.01, risk=0.0, novelty=2.0)
+    for _ in range(50):
+        assert judge.decide(new).policies == ("unseen",)
+        judge.learn(judge.decide(new), new, 9.0, 0.0)
+    old = observe(0.01, risk=0.0, novelty=1.0)
+    judge.learn(judge.decide(old), old, 9.0, 0.0)
+    with pytest.warns(CalibrationDoubtedWarning):
+        judge.learn(judge.decide(old), old, 9.0, 0.0)
+
+
+def test_audits_of_a_validated_molecule_settle_nothing_for_others():
+    judge = gate(Table({CALM: known(molecules=WATER)}), policies={"audit"}, audit_probability=1.0)
+    mine = observe(0.01, risk=0.0, molecule="H2O")
+    for _ in range(20):
+        judge.learn(judge.decide(mine), mine, 0.01, 0.0)
+    assert judge.audits.settled == {}
 
 
 # whose calibration

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,14 +44,16 @@ def test_how_little_of_a_regime_may_have_been_labelled(settings, validated, leas
     assert found == least
 
 
-@pytest.mark.parametrize(
-    ("limit", "molecule", "least"),
-    [(None, "H2O", 0.03), (None, "H2O2", 1.0), (None, None, 0.03), (1.5, "H2O2", 0.03)],
-)
-def test_without_trust_a_molecule_that_nothing_vouches_for_is_always_asked(limit, molecule, least):
-    behind = known(molecules=frozenset({"H2O"}), novelty_limit=limit)
-    made = decision(calibration=behind, molecule=molecule)
-    assert least_label_probability(GateSettings(trust=False), made) == least
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_without_trust_a_molecule_that_nothing_vouches_for_is_always_asked(elsewhere):
+    made = decision(elsewhere=elsewhere, molecule="H2O2")
+    assert least_label_probability(GateSettings(trust=False), made) == 1.0
+
+
+def test_a_molecule_is_shown_by_five_independent_frames():
+    table = frames_of(np.full(9, 0.1))
+    table = replace(table, molecules=["H2O"] * 5 + ["H2O2"] * 4)
+    assert table.shown_molecules() == ("H2O",)
 
 
 def test_a_gate_that_never_audits_may_leave_everything_out():
