@@ -122,7 +122,7 @@ class Domain:
             known = known - {"second_opinion"}
         return LabelledFrames(
             regimes=[o.regime for o in observations],
-            molecules=[formula(table) for table in tables for _ in range(len(table))],
+            molecules=[name for t in tables for name in [formula(t)] * len(t)],
             signals={
                 key: np.concatenate([self.signals[name][key] for name in names])
                 for key in sorted(known)

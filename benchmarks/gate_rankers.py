@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 
 import bench  # noqa: F401 - one thread, before numpy
 import numpy as np
+from gate_distance import Labelled
 from gate_domain import Domain, trajectories
 from gate_ranking import IN_ROUNDS, Unit, oracle, proxima_metric, with_search
 from gate_signals import CANDIDATES, ReliabilityHead
 from gate_tables import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from hybrid_calc.gate.score import Score, choose_score, fit_score
 from hybrid_calc.gate.search import Pool
@@ -45,8 +45,7 @@ TRIPLES = {
 CALM = ("300K", "600K")
 """What is calibrated on where other temperatures and reactions are ranked."""
 DISTANCE = "distance to labelled environments"
-MOST_LABELLED = 20000
-"""Atoms of one element that are kept to measure distances to."""
+NEAR = f"spread + {DISTANCE}"
 EVERYTHING = (SPREAD, "novelty", "energy_spread_per_atom", "largest_force", *CANDIDATES)
 FITTED = PAIRS | TRIPLES
 RANKERS = (
@@ -57,7 +56,7 @@ RANKERS = (
     "random",
     "Proxima's metric",
     DISTANCE,
-    f"spread x {DISTANCE}",
+    NEAR,
     *FITTED,
     "spread + novelty + energy + force",
     "all candidates",
@@ -93,36 +92,6 @@ def ranked_units(domain: Domain) -> list[Unit]:
     return units
 
 
-def distance_to_labelled(
-    tables: Sequence[Table], known: Sequence[Table], domain: Domain
-) -> NDArray[np.float64]:
-    """Return how far each frame's strangest environment is from all labelled ones, shape (F,).
-
-    The distance of descriptors in the coordinates of the training frames' clouds, as novelty
-    has them, to the nearest atom of that element; an element without any is infinitely far.
-    """
-    random = np.random.default_rng(0)
-    found = [np.zeros((len(table), len(table.numbers))) for table in tables]
-    for z, cloud in domain.trained.novelty.clouds.items():
-        there = [table.descriptors[:, table.numbers == z] for table in known]
-        flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in there])
-        tree = None
-        if len(flat):
-            some = random.permutation(len(flat))[:MOST_LABELLED]
-            tree = cKDTree(cloud.coordinates(flat[some]))
-        for table, distances in zip(tables, found, strict=True):
-            mine = table.numbers == z
-            if not mine.any():
-                continue
-            here = table.descriptors[:, mine]
-            near = np.full(here.shape[:2], 1e6)
-            if tree is not None:
-                flat = cloud.coordinates(here.reshape(-1, here.shape[-1]))
-                near = tree.query(flat)[0].reshape(near.shape)
-            distances[:, mine] = near
-    return np.concatenate([np.maximum(distances.max(1), 1e-6) for distances in found])
-
-
 class Models:
     """Every ranker that must be fitted, fitted on these tables."""
 
@@ -136,7 +105,10 @@ class Models:
             chosen = {name: table[name] for name in names}
             return fit_score(chosen, bad, frames.weights) if both else None
 
-        self.pairs = {name: fitted(signals) for name, signals in FITTED.items()}
+        self.labelled = Labelled(known, domain.trained.novelty)
+        table[DISTANCE] = self.labelled.distances(known)
+        pairs = FITTED | {NEAR: (SPREAD, DISTANCE)}
+        self.pairs = {name: fitted(signals) for name, signals in pairs.items()}
         self.four = fitted((SPREAD, "novelty", "energy_spread_per_atom", "largest_force"))
         self.everything = fitted(EVERYTHING)
 
@@ -169,8 +141,8 @@ def unit_of(
     scores["flags"] = flags
     scores["flags, then spread"] = flags * 1e6 + columns[SPREAD]
     scores["every-N"] = scores["random"] = np.zeros(len(frames))  # the share that is paid for
-    scores[DISTANCE] = distance_to_labelled(tables, known, domain)
-    scores[f"spread x {DISTANCE}"] = columns[SPREAD] * scores[DISTANCE]
+    columns[DISTANCE] = models.labelled.distances(tables)
+    scores[DISTANCE] = columns[DISTANCE]
     scores["Proxima's metric"] = np.concatenate([proxima_metric(t.forces) for t in tables])
     fitted = dict(models.pairs) | {
         "spread + novelty + energy + force": models.four,
