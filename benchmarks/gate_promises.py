@@ -1,8 +1,11 @@
 """Whether what the gate promises is kept: thresholds, transfer, rules on the way, audits, scope.
 
 Whole trajectories are on one side of every split.  Ways called after a signal
-apply its threshold alone; ``gate``, the presets and what `rules`, `transfer` and
-`coverage` let decide are the real gate, run over tables by `hybrid_calc.gate.replay`.
+apply one threshold to it, ``default`` and ``fused`` those of a calibration: no
+policies, trust or audits.  The real gate, run over tables by
+`hybrid_calc.gate.replay`, is ``gate`` in `thresholds`, what answers
+``asked_share_uncalibrated`` in `transfer`, ``ours``, the presets and the gates without
+a part in `rules`, and all of `coverage`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import bench  # noqa: F401 - one thread, before numpy
@@ -49,9 +53,13 @@ SINGLE = {
 """Thresholds on one signal."""
 CALM = ("300K", "600K")
 RARE = 0.075
-"""Share of these frames that is bad at the wider tolerance."""
+"""Share of the frames of calibrated regimes that is bad at the wider tolerance."""
+LEAST_BAD = 14
+"""Bad frames of which two thirds are the nine that a threshold needs (`MISSED_SHARE`)."""
 GATE = "gate"
-"""The whole gate with the default calibration: policies, trust, audits."""
+"""The whole gate with default settings and the default calibration, anew for every trajectory."""
+VALIDATED = "validated"
+"""Frames that the gate met in regimes it was calibrated for."""
 REPLAYS = 500
 Found = tuple[dict[str, float], dict[str, Any]]
 
@@ -99,56 +107,153 @@ def parts(count: int, shares: Sequence[int], random: np.random.Generator) -> lis
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arena:
+    """Frames that thresholds are calibrated on and judged by, F of them.
+
+    Attributes
+    ----------
+    domain
+        Whose they are, with its tolerances.
+    frames
+        As calibration takes them.
+    met
+        As a gate meets them; independent frames are no trajectory to it.
+    kinds
+        Of each frame.
+    """
+
+    domain: Domain
+    frames: LabelledFrames
+    met: Sequence[ReplayFrame]
+    kinds: NDArray[np.str_]
+
+    @classmethod
+    def of(cls, domain: Domain, kinds: Sequence[str]) -> Arena:
+        """Take the trajectories of some kinds."""
+        tables = [table for table in domain.tables if table.kind in kinds]
+        alone = {table.name for table in tables if table.momenta is None}
+        return cls(
+            domain=domain,
+            frames=domain.labelled(tables, second=True),
+            met=[
+                dataclasses.replace(frame, trajectory=f"{frame.trajectory}-{frame.step}")
+                if frame.trajectory in alone
+                else frame
+                for frame in domain.replayed(tables)
+            ],
+            kinds=np.array([table.kind for table in tables for _ in range(len(table))]),
+        )
+
+    def rarely_bad(self) -> Arena:
+        """Return it with the smallest tolerances at which few frames are bad.
+
+        At most `RARE` of the frames of regimes that have a calibration then (bad
+        frames enough, independent of each other, in two thirds of the
+        trajectories), or as few as there can be while any regime has one.
+        Chosen by errors alone, not by scores; both tolerances by the same factor.
+        """
+        force, energy = self.domain.tolerances
+        excess = self.frames.excess(force, energy)
+        regimes = np.array([str(regime) for regime in self.frames.regimes])
+        apart = {
+            name: self.frames.take(regimes == name).thinned(force, energy).excess(force, energy)
+            for name in np.unique(regimes)
+        }
+        wide = 1.0
+        for factor in np.arange(1.0, 20.0, 0.05).tolist():
+            calibrated_ones = [
+                name for name, values in apart.items() if (values > factor).sum() >= LEAST_BAD
+            ]
+            if not calibrated_ones:
+                break
+            wide = factor
+            if (excess[np.isin(regimes, calibrated_ones)] > factor).mean() <= RARE:
+                break
+        domain = dataclasses.replace(self.domain, tolerances=(wide * force, wide * energy))
+        return dataclasses.replace(self, domain=domain)
+
+
 def thresholds(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
     """Judge thresholds on trajectories of regimes they were calibrated in.
 
-    At the committee's tolerance, and at one that few of its calm frames exceed.
+    At the committee's tolerance on all kinds, and, ``..._rare``, on 300 and 600 K
+    at a wider one that few frames exceed.
     """
-    del acetylacetone
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    calm = gfn2.labelled([table for table in gfn2.tables if table.kind in CALM])
-    factor = float(np.quantile(calm.excess(*gfn2.tolerances), 1 - RARE))
-    force, energy = gfn2.tolerances
-    rare = dataclasses.replace(gfn2, tolerances=(factor * force, factor * energy))
-    figures["force_tolerance_rare"], figures["energy_tolerance_rare"] = rare.tolerances
-    for domain, label in ((gfn2, ""), (rare, "_rare")):
-        everything = domain.labelled(domain.tables, second=True)
+    calm = Arena.of(gfn2, CALM).rarely_bad()
+    alone = Arena.of(acetylacetone, CALM).rarely_bad()
+    arenas = {"": Arena.of(gfn2, gfn2.kinds), "_rare": calm, "_rare_acetylacetone": alone}
+    for label, arena in arenas.items():
+        force, energy = arena.domain.tolerances
+        figures |= {f"force_tolerance{label}": force, f"energy_tolerance{label}": energy}
         for way in (*SINGLE, DEFAULT, "fused", SECOND, "flags", GATE):
-            rows = [split(domain, everything, way, seed) for seed in range(5 if quick else SPLITS)]
+            rows = [split(arena, way, seed) for seed in range(5 if quick else SPLITS)]
             details[f"{way}{label}"] = rows
             figures |= {f"{name}{label}": value for name, value in averages(rows, way).items()}
+        for way in (DEFAULT, GATE):
+            by_part = averages_by_part(details[f"{way}{label}"], "" if way == DEFAULT else "gate_")
+            details[f"{way}{label} by part"] = by_part
+            for name in (*gfn2.kinds, VALIDATED):
+                found = by_part.get(name, {})
+                figures |= {f"{figure}{label}": value for figure, value in found.items()}
         for name in ("missed_share_calibrated_upper", "call_rate_over_bad_share"):
-            figures[f"{name}{label}"] = figures[f"{name}_{DEFAULT}{label}"]
-        by_kind = {
-            kind: averages([row["kinds"][kind] for row in details[f"{DEFAULT}{label}"]], kind)
-            for kind in domain.kinds
-        }
-        figures |= {
-            f"{name}{label}": value for rows in by_kind.values() for name, value in rows.items()
-        }
+            if f"{name}_{DEFAULT}{label}" in figures:
+                figures[f"{name}{label}"] = figures[f"{name}_{DEFAULT}{label}"]
+        show(figures, label, gfn2.kinds)
     return figures, details
 
 
 def averages(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    """Return means over splits and the bound of the missed share; splits without say nothing."""
-    missed = np.array([row["missed"] for row in rows])
-    missed = missed[np.isfinite(missed)]
-    prices = [row["price"] for row in rows if np.isfinite(row["price"])]
-    shares_bad = np.array([row["bad"] for row in rows])
-    found = {
-        f"call_rate_calibrated_{name}": float(np.nanmean([row["asked"] for row in rows])),
-        f"covered_share_{name}": float(np.mean([row["covered"] for row in rows])),
-        f"bad_share_covered_{name}": float(np.nanmean(shares_bad)),
+    """Return means over splits and the bound of the missed share.
+
+    Splits without a frame covered, or a bad one, say nothing about shares of them.
+    """
+    columns = {
+        key: np.array([row[key] for row in rows if math.isfinite(row[key])]) for key in NOTHING
     }
-    if len(missed) > 1:
-        found |= {
-            f"missed_share_calibrated_mean_{name}": float(missed.mean()),
-            f"missed_share_calibrated_upper_{name}": upper_bound(missed),
-            f"call_rate_over_bad_share_{name}": float(np.mean(prices)),
-            f"price_of_asking_all_{name}": float(np.mean(1 / shares_bad[shares_bad > 0])),
-        }
-    return found
+    found = {
+        f"covered_share_{name}": columns["covered"],
+        f"call_rate_calibrated_{name}": columns["asked"],
+        f"bad_share_covered_{name}": columns["bad"],
+        f"missed_share_calibrated_mean_{name}": columns["missed"],
+        f"call_rate_over_bad_share_{name}": columns["price"],
+        f"price_of_asking_all_{name}": 1 / columns["bad"][columns["bad"] > 0],
+    }
+    figures = {figure: float(values.mean()) for figure, values in found.items() if len(values)}
+    if len(columns["missed"]) > 1:
+        figures[f"missed_share_calibrated_upper_{name}"] = upper_bound(columns["missed"])
+    return figures
+
+
+def averages_by_part(rows: Sequence[Mapping[str, Any]], before: str) -> dict[str, dict[str, float]]:
+    """Return averages of every temperature, reaction and regime."""
+    parts_of = [row["parts"] for row in rows]
+    names = sorted({name for found in parts_of for name in found})
+    return {
+        name: averages([found[name] for found in parts_of if name in found], f"{before}{name}")
+        for name in names
+    }
+
+
+def show(figures: Mapping[str, float], label: str, kinds: Sequence[str]) -> None:
+    """Print what thresholds, and the gate, do by kind."""
+    names = {
+        "covered": "covered_share",
+        "bad": "bad_share_covered",
+        "all cost": "price_of_asking_all",
+        "missed": "missed_share_calibrated_mean",
+        "at most": "missed_share_calibrated_upper",
+        "calls/bad": "call_rate_over_bad_share",
+    }
+    force = figures[f"force_tolerance{label}"]
+    title = f"at {force:.2f} eV/A{label.replace('_', ' ')}"
+    print(f"{title:32s}" + "".join(f"{name:>10s}" for name in names), file=sys.stderr)
+    for way in (DEFAULT, *kinds, GATE, f"{GATE}_{VALIDATED}"):
+        values = [figures.get(f"{name}_{way}{label}", math.nan) for name in names.values()]
+        line = "".join(f"{value:10.3f}" for value in values)
+        print(f"{way:32s}{line}", file=sys.stderr)
 
 
 def upper_bound(values: NDArray[np.float64]) -> float:
@@ -157,32 +262,39 @@ def upper_bound(values: NDArray[np.float64]) -> float:
     return float(values.mean() + half)
 
 
-def split(domain: Domain, everything: LabelledFrames, way: str, seed: int) -> dict[str, Any]:
+def split(arena: Arena, way: str, seed: int) -> dict[str, Any]:
     """Calibrate on some trajectories and judge on others of the same kinds.
 
-    Two thirds calibrate, or one third fits a score and one calibrates; the last judges.
+    Two thirds calibrate, or, where a score is fitted, one third fits it and one
+    calibrates; the last judges.
     """
     random = np.random.default_rng(seed)
+    domain, everything = arena.domain, arena.frames
     sides: list[list[int]] = [[], [], []]
-    for kind in domain.kinds:
-        same = [place for place, table in enumerate(domain.tables) if table.kind == kind]
+    for kind in dict.fromkeys(arena.kinds.tolist()):
+        same = np.unique(everything.trajectories[arena.kinds == kind])
         for side, places in zip(sides, parts(len(same), (1, 1, 1), random), strict=True):
-            side += [same[place] for place in places]
+            side.extend(same[places].tolist())
     fitting, calibrating, test = (
         everything.take(np.isin(everything.trajectories, side)) for side in sides
     )
+    both = everything.take(np.isin(everything.trajectories, sides[0] + sides[1]))
     bad = test.excess(*domain.tolerances) > 1
     regimes = np.array([str(regime) for regime in test.regimes])
-    asked = np.zeros(len(test), dtype=bool)
-    covered = np.zeros(len(test), dtype=bool)
+    asked, covered, audited, validated = np.zeros((4, len(test)), dtype=bool)
     if way == GATE:
-        tables = [domain.tables[place] for place in sorted(sides[2])]
-        gate = domain.gate(calibrated(domain, known(calibrating, False)), seed=seed)
-        asked, covered = replay(domain.replayed(tables), gate).asked, ~covered
+        calibration = calibrated(domain, known(both, second=False))
+        for trajectory in np.unique(test.trajectories):
+            here = np.flatnonzero(everything.trajectories == trajectory)
+            gate = domain.gate(calibration, seed=seed)
+            run = replay([arena.met[place] for place in here], gate)
+            mine = test.trajectories == trajectory
+            asked[mine], audited[mine] = run.asked, run.audited
+            validated[mine] = run.validated
+        covered = ~covered
     elif way == "flags":
         asked, covered = test.signals["flag_count"] > 1, ~covered
     elif way in SINGLE:
-        both = everything.take(np.isin(everything.trajectories, sides[0] + sides[1]))
         for regime in set(both.regimes):
             thin = both.of_regime(regime).thinned(*domain.tolerances)
             wrong = thin.excess(*domain.tolerances) > 1
@@ -193,36 +305,64 @@ def split(domain: Domain, everything: LabelledFrames, way: str, seed: int) -> di
                 covered |= here
     else:
         second = way == SECOND
-        sides_known = known(calibrating, second), known(fitting, second)
-        calibration = calibrated(domain, *sides_known, () if way == DEFAULT else FUSED)
+        calibration = (
+            calibrated(domain, known(both, second=False))
+            if way == DEFAULT
+            else calibrated(domain, known(calibrating, second), known(fitting, second), FUSED)
+        )
         for entry in calibration.entries:
             if entry.threshold is not None:
                 here = regimes == str(entry.regime)
                 columns = {name: values[here] for name, values in test.signals.items()}
                 asked[here] = entry.score.probabilities(columns) >= entry.threshold
                 covered |= here
-    kinds = np.array([domain.tables[place].kind for place in test.trajectories])
-    by_kind = {kind: judged(asked, bad, covered, kinds == kind) for kind in domain.kinds}
-    return judged(asked, bad, covered, np.ones(len(test), dtype=bool)) | {"kinds": by_kind}
+    judged = Judged(asked=asked, audited=audited, bad=bad, covered=covered)
+    kinds = arena.kinds[np.isin(everything.trajectories, sides[2])]
+    parts_of = {kind: kinds == kind for kind in np.unique(kinds).tolist()}
+    parts_of |= {regime: regimes == regime for regime in np.unique(regimes).tolist()}
+    if way == GATE:
+        parts_of[VALIDATED] = validated
+    return judged.row() | {"parts": {name: judged.row(here) for name, here in parts_of.items()}}
 
 
-def judged(
-    asked: NDArray[np.bool_],
-    bad: NDArray[np.bool_],
-    covered: NDArray[np.bool_],
-    here: NDArray[np.bool_],
-) -> dict[str, Any]:
-    """Return what a threshold does on the frames of one kind that it covers; NaN without any."""
-    mine = here & covered
-    rate = float(asked[mine].mean()) if mine.any() else math.nan
-    share = float(bad[mine].mean()) if mine.any() else math.nan
-    return {
-        "missed": float((~asked)[mine & bad].mean()) if (mine & bad).any() else math.nan,
-        "asked": rate,
-        "bad": share,
-        "price": rate / share if share else math.nan,
-        "covered": float(covered[here].mean()),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a threshold, or the gate, does with F frames.
+
+    Attributes
+    ----------
+    asked
+        What is paid for.
+    audited
+        What nothing but chance asks for: paid for, and missed where it is bad.
+    bad
+        Which answers are wrong by more than the tolerance.
+    covered
+        Which frames belong to a regime with a threshold; shape (F,) all.
+    """
+
+    asked: NDArray[np.bool_]
+    audited: NDArray[np.bool_]
+    bad: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
+
+    def row(self, here: NDArray[np.bool_] | None = None) -> dict[str, float]:
+        """Return shares among some frames; NaN where none of them is covered, or bad."""
+        mine = self.covered if here is None else self.covered & here
+        if not mine.any():
+            return NOTHING
+        asked, bad = float(self.asked[mine].mean()), float(self.bad[mine].mean())
+        missed = (~self.asked | self.audited)[mine & self.bad]
+        return {
+            "missed": float(missed.mean()) if bad else math.nan,
+            "asked": asked,
+            "bad": bad,
+            "price": asked / bad if bad else math.nan,
+            "covered": float((self.covered if here is None else self.covered[here]).mean()),
+        }
+
+
+NOTHING = dict.fromkeys(("missed", "asked", "bad", "price"), math.nan) | {"covered": 0.0}
 
 
 def known(frames: LabelledFrames, second: bool) -> LabelledFrames:
@@ -297,43 +437,68 @@ def shares(asked: NDArray[np.bool_], bad: NDArray[np.bool_]) -> dict[str, float]
 
 
 def rules(acetylacetone: Domain, gfn2: Domain, *, quick: bool) -> Found:
-    """Let rules that decide on the way meet every trajectory: price and missed share."""
+    """Let rules that decide on the way meet every trajectory: price and wrong share.
+
+    Nothing is calibrated; wrong is a bad answer that was used, of all steps.
+    """
     del acetylacetone, quick
     tolerance = gfn2.tolerances[0]
     details: dict[str, Any] = {}
     figures: dict[str, float] = {}
-    ways = ("Proxima", "every tenth", "random tenth", "3 sigma", "ours", *PRESET_NAMES, *WITHOUT)
-    for kind in gfn2.kinds:
-        tables = [table for table in gfn2.tables if table.kind == kind]
-        for way in ways:
+    for way in WAYS:
+        rows = []
+        for kind in gfn2.kinds:
+            tables = [table for table in gfn2.tables if table.kind == kind]
             loops = [decide(way, gfn2, table, tolerance) for table in tables]
             bad = np.concatenate([loop.bad for loop in loops])
             asked = np.concatenate([loop.asked for loop in loops])
             whole = Loop(asked=asked, bad=bad)
-            details[f"{kind} {way}"] = {
+            row = {
                 "calls": whole.call_rate,
                 "missed": whole.missed,
                 "wrong": float((bad & ~asked).mean()),
                 "bad": float(bad.mean()),
             }
-    for way in ways:
-        rows = [details[f"{kind} {way}"] for kind in gfn2.kinds]
+            details[f"{kind} {way}"] = row
+            rows.append(row)
         label = way.replace(" ", "_")
         figures[f"call_rate_{label}"] = float(np.mean([row["calls"] for row in rows]))
         figures[f"wrong_share_{label}"] = float(np.mean([row["wrong"] for row in rows]))
-        price = f"{figures[f'call_rate_{label}']:6.1%} of steps asked"
-        print(f"{way:20s} {price}, {figures[f'wrong_share_{label}']:6.2%} wrong", file=sys.stderr)
+    show_rules(details, gfn2.kinds)
     return figures, details
 
 
+def show_rules(details: Mapping[str, Mapping[str, float]], kinds: Sequence[str]) -> None:
+    """Print the share of steps asked, and wrong, of every rule by kind."""
+    print(f"{'asked / wrong, %':22s}" + "".join(f"{kind:>14s}" for kind in kinds), file=sys.stderr)
+    for way in WAYS:
+        cells = [
+            f"{100 * row['calls']:6.1f} / {100 * row['wrong']:5.1f}"
+            for row in (details[f"{kind} {way}"] for kind in kinds)
+        ]
+        print(f"{way:22s}" + "".join(f"{cell:>14s}" for cell in cells), file=sys.stderr)
+
+
 PRESET_NAMES = ("uncertainty", "contradiction", "unseen")
+"""One policy each, with audits; "ours" is all of them."""
 WITHOUT: dict[str, dict[str, Any]] = {
     "without trust": {"trust": False},
     "factor fixed at 3": {"factor_labels": 10**9},
-    "without hysteresis": {"hysteresis_steps": 1, "hysteresis_share": 1.0},
-    "without audits": {"policies": ["uncertain", "contradiction", "unseen"]},
+    "without hysteresis": {"hysteresis_steps": 1},
+} | {
+    f"without {policy}": {"policies": sorted(PRESETS["all"] - {policy})}
+    for policy in sorted(PRESETS["all"])
 }
 """The default gate without one of its parts."""
+WAYS = (
+    "Proxima",
+    "every tenth",
+    "random tenth",
+    "3 sigma",
+    "ours",
+    *PRESET_NAMES,
+    *WITHOUT,
+)
 
 
 def decide(way: str, domain: Domain, table: Table, tolerance: float) -> Loop:
