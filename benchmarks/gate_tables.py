@@ -17,6 +17,7 @@ import bench  # noqa: F401 - one thread, before numpy
 import gate_truth
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import CalculationFailed
 from numpy.typing import NDArray
 
 from hybrid_calc.committee.mace import MaceCommittee
@@ -34,6 +35,8 @@ STRETCH = 4.0
 """GFN1 and GFN2-xTB are kin: 0.11 eV/A apart (root mean square, 300 K) where GFN2-xTB
 is 0.48 eV/A from PBE on acetylacetone (figures ``second_opinion_rms_*``).  A second
 opinion as close as that would flatter; its difference is stretched to that distance."""
+HOT_ELECTRONS = 3000.0
+"""In kelvin."""
 AT_ONCE = 50
 """Frames predicted in one pass."""
 
@@ -182,16 +185,26 @@ def predicted(
 
 
 def second_opinion(file: Path, method: str, frames: Sequence[Atoms]) -> NDArray[np.float64]:
-    """Return the forces of a tight-binding method, from the file where they were left."""
+    """Return the forces of a tight-binding method, from the file where they were left.
+
+    A frame that does not converge, as a bond pulled fast, is asked with hot electrons.
+    """
     from tblite.ase import TBLite
 
     if file.exists():
         return np.asarray(np.load(file))
-    calculator = TBLite(method=method, verbosity=0)
+    usual = TBLite(method=method, verbosity=0)
+    hot = TBLite(method=method, verbosity=0, electronic_temperature=HOT_ELECTRONS)
     found = []
     for atoms in frames:
+        calculator = usual
         calculator.reset()
-        calculator.calculate(atoms, ["forces"])
+        try:
+            calculator.calculate(atoms, ["forces"])
+        except CalculationFailed:
+            calculator = hot
+            calculator.reset()
+            calculator.calculate(atoms, ["forces"])
         found.append(np.array(calculator.results["forces"]))
     file.parent.mkdir(parents=True, exist_ok=True)
     np.save(file, np.array(found))
@@ -199,12 +212,12 @@ def second_opinion(file: Path, method: str, frames: Sequence[Atoms]) -> NDArray[
 
 
 def gfn2_tables(
-    cache: Path, data: Path, committee: MaceCommittee, seeds: range
+    cache: Path, data: Path, committee: MaceCommittee, seeds: range, shorter: int = 1
 ) -> tuple[list[Table], list[Table]]:
     """Return the training trajectories (every tenth frame) and all others, as tables."""
     training = [
         gfn2_table(cache, data, committee, job, every=gate_truth.TRAINING_EVERY)
-        for job in gate_truth.jobs(range(0))
+        for job in gate_truth.jobs(range(0), shorter)
     ]
     offsets = {
         table.molecule: float(np.mean(table.energies.mean(1) - table.true_energies))
@@ -212,7 +225,7 @@ def gfn2_tables(
     }
     others = [
         gfn2_table(cache, data, committee, job, offset=offsets[job.molecule])
-        for job in gate_truth.jobs(seeds)
+        for job in gate_truth.jobs(seeds, shorter)
         if job.kind != "training"
     ]
     return training, others
@@ -263,12 +276,14 @@ ACETYLACETONE = {
 """File, temperature and whether it has forces."""
 
 
-def acetylacetone_tables(cache: Path, data: Path, committee: MaceCommittee) -> list[Table]:
+def acetylacetone_tables(
+    cache: Path, data: Path, committee: MaceCommittee, every: int = 1
+) -> list[Table]:
     """Return the training frames and the tests of acetylacetone; frames are independent."""
     tables: list[Table] = []
     trained: list[Atoms] = []
     for kind, (file, kelvin, has_forces) in ACETYLACETONE.items():
-        frames = ase.io.read(data / "acetylacetone" / f"{file}.xyz", ":")
+        frames = ase.io.read(data / "acetylacetone" / f"{file}.xyz", f"::{every}")
         frames = [_as_trained(atoms, tables) for atoms in frames]
         plain = [Atoms(atoms.numbers, atoms.positions) for atoms in frames]
         if kind == "training":

@@ -144,10 +144,16 @@ def breaking(molecule: str, atoms: Atoms) -> Path3:
 
 
 def run(
-    atoms: Atoms, kelvin: float, seed: int, path: Path3 | None = None, what: str = "md"
+    atoms: Atoms,
+    kelvin: float,
+    seed: int,
+    path: Path3 | None = None,
+    *,
+    what: str = "md",
+    shorter: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """Return every step of a dynamics: positions, momenta, energies, forces and elements."""
-    steps = STEPS[what]
+    steps = STEPS[what] // shorter
     atoms = atoms.copy()
     atoms.calc = calculator = Driven(path)
     random = np.random.default_rng(seed)
@@ -176,11 +182,15 @@ def run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One trajectory: of a molecule, at a temperature or along a path, from a seed."""
+    """One trajectory: of a molecule, at a temperature or along a path, from a seed.
+
+    It has one step in `shorter` of `STEPS`.
+    """
 
     molecule: str
     kind: str
     seed: int
+    shorter: int = 1
 
     @property
     def name(self) -> str:
@@ -188,14 +198,14 @@ class Job:
         return f"{self.molecule}-{self.kind}-{self.seed}"
 
 
-def jobs(seeds: range) -> Iterator[Job]:
+def jobs(seeds: range, shorter: int = 1) -> Iterator[Job]:
     """Yield every trajectory; training first."""
     for molecule in MOLECULES:
-        yield Job(molecule=molecule, kind="training", seed=1000)
+        yield Job(molecule=molecule, kind="training", seed=1000, shorter=shorter)
     for seed in seeds:
         for molecule in MOLECULES:
             for kind in KINDS:
-                yield Job(molecule=molecule, kind=kind, seed=seed)
+                yield Job(molecule=molecule, kind=kind, seed=seed, shorter=shorter)
 
 
 def trajectory(folder: Path, data: Path, job: Job) -> Path:
@@ -208,23 +218,23 @@ def trajectory(folder: Path, data: Path, job: Job) -> Path:
     atoms = start(molecule, data)
     random = 1000 * job.seed + MOLECULES.index(molecule)
     if kind == "training":
-        found = run(atoms, 300, random, what="training")
+        found = run(atoms, 300, random, what="training", shorter=job.shorter)
     elif kind in ("breaking", "reaction"):
         path = breaking(molecule, atoms) if kind == "breaking" else reaction(molecule, atoms, data)
-        found = run(atoms, 300, random, path, "drive")
+        found = run(atoms, 300, random, path, what="drive", shorter=job.shorter)
     else:
-        found = run(atoms, float(kind.removesuffix("K")), random)
+        found = run(atoms, float(kind.removesuffix("K")), random, shorter=job.shorter)
     partial = file.with_suffix(".part.npz")
     np.savez(partial, start=atoms.positions, **found)
     partial.rename(file)
     return file
 
 
-def training_set(folder: Path, data: Path) -> tuple[Path, Path]:
+def training_set(folder: Path, data: Path, shorter: int = 1) -> tuple[Path, Path]:
     """Write the 300 K frames to train on and the free atoms; return both files."""
     frames, isolated = folder / "training.xyz", folder / "isolated.xyz"
     chosen = []
-    for job in jobs(range(0)):
+    for job in jobs(range(0), shorter):
         found = np.load(trajectory(folder, data, job))
         for step in range(0, len(found["energies"]), TRAINING_EVERY):
             atoms = Atoms(found["numbers"], found["positions"][step])
