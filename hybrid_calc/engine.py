@@ -126,7 +126,7 @@ class Engine:
         self._versions = package_versions()
         self._late: set[str] = set()
         settle_calibration(
-            gate, committee, reference.level, second_opinion=second_opinion is not None
+            gate, committee, reference.level, self.limits, second_opinion=second_opinion is not None
         )
         gate.bind(committee.info.identity)
 

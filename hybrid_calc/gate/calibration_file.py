@@ -57,6 +57,9 @@ class CommitteeCalibration:
         Which frames those were, in words.
     provenance
         Store, seed, versions, date; JSON-able.
+    classes
+        What frames were classed by, as of `gate.regime.classes_of`; None in files of earlier
+        versions.
     """
 
     card: ScopeCard
@@ -67,6 +70,7 @@ class CommitteeCalibration:
     novelty_model: Novelty | None = None
     training: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, Any] | None = None
 
     @property
     def identity(self) -> str:
@@ -96,6 +100,7 @@ class CommitteeCalibration:
         level_hash: str,
         force_tolerance: float,
         energy_tolerance: float,
+        classes: Mapping[str, Any],
     ) -> None:
         """Refuse to be used for what it was not made for.
 
@@ -107,11 +112,13 @@ class CommitteeCalibration:
             Of the reference's level of theory.
         force_tolerance, energy_tolerance
             Of the gate, eV/A and eV.
+        classes
+            What the run classes geometries by, as of `gate.regime.classes_of`.
 
         Raises
         ------
         CalibrationError
-            Committee, level or tolerances differ; the message says which.
+            Committee, level, tolerances or classes differ; the message says which.
         """
         card = self.card
         if committee != card.committee:
@@ -134,6 +141,13 @@ class CommitteeCalibration:
                     f"has {asked:g}, and its thresholds would mean something else. Set "
                     f"{name}: {mine:g}, or calibrate again with this tolerance."
                 )
+        for name, here in classes.items():
+            if self.classes is not None and self.classes.get(name) != here:
+                raise CalibrationError(
+                    f"the calibration classed its frames by {name} = {self.classes.get(name)}; "
+                    f"this run has {here}, and its regimes would be others. Calibrate with this "
+                    "run's settings: hybrid-calc calibrate STORE --committee SETTINGS.yaml."
+                )
 
     def to_bytes(self) -> bytes:
         """Return the calibration as one safetensors file."""
@@ -148,6 +162,7 @@ class CommitteeCalibration:
                 "ranges": None if self.ranges is None else self.ranges.to_dict(),
                 "training": self.training,
                 "provenance": dict(self.provenance),
+                "classes": self.classes,
             },
             sort_keys=True,
             allow_nan=False,
@@ -213,6 +228,7 @@ class CommitteeCalibration:
             novelty_model=Novelty.from_arrays(arrays) if arrays else None,
             training=data["training"],
             provenance=data["provenance"],
+            classes=data.get("classes"),
         )
 
     def write(self, path: Path) -> None:

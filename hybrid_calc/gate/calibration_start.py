@@ -6,22 +6,28 @@ import warnings
 
 from hybrid_calc.committee.prediction import CalibratedCommittee, Committee
 from hybrid_calc.errors import CalibrationError
+from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.calibrated import CalibrationMismatchWarning
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
 from hybrid_calc.gate.gate import Gate
-from hybrid_calc.gate.regime import BUILT_IN, Regime, always_flagged
+from hybrid_calc.gate.regime import BUILT_IN, Regime, always_flagged, classes_of
 from hybrid_calc.gate.signals import OF_EVERY_PREDICTION
 from hybrid_calc.reference.level import LevelOfTheory
 
 
 def settle_calibration(
-    gate: Gate, committee: Committee, level: LevelOfTheory, *, second_opinion: bool
+    gate: Gate,
+    committee: Committee,
+    level: LevelOfTheory,
+    limits: FlagLimits,
+    *,
+    second_opinion: bool,
 ) -> None:
     """Give a gate the calibration inside its committee's bundle, or refuse the one it has.
 
     One that the gate has, given or named by its settings, goes before the one
-    in the bundle.  That of a bundle which was made for another level or
-    tolerance, or needs signals that the run lacks, is set aside with a warning:
+    in the bundle.  That of a bundle which was made for another level, tolerance or
+    regimes, or needs signals that the run lacks, is set aside with a warning:
     nothing then counts as validated.
 
     Parameters
@@ -32,6 +38,8 @@ def settle_calibration(
         That answers.
     level
         Of the reference.
+    limits
+        Of the flags.
     second_opinion
         Whether another method stands by to be asked.
 
@@ -44,15 +52,20 @@ def settle_calibration(
     """
     calibration = gate.calibration
     if calibration is None:
-        gate.calibration = _embedded(gate, committee, level, second_opinion)
+        gate.calibration = _embedded(gate, committee, level, limits, second_opinion=second_opinion)
     elif isinstance(calibration, CommitteeCalibration) and (
         gate.settings.calibration is not None or calibration.identity == committee.info.identity
     ):  # one that was given and belongs to another committee is set aside by the gate
-        _check(calibration, gate, committee, level, second_opinion)
+        _check(calibration, gate, committee, level, limits, second_opinion=second_opinion)
 
 
 def _embedded(
-    gate: Gate, committee: Committee, level: LevelOfTheory, second_opinion: bool
+    gate: Gate,
+    committee: Committee,
+    level: LevelOfTheory,
+    limits: FlagLimits,
+    *,
+    second_opinion: bool,
 ) -> CommitteeCalibration | None:
     blob = committee.calibration if isinstance(committee, CalibratedCommittee) else None
     if blob is None:
@@ -60,7 +73,7 @@ def _embedded(
     name = f"the calibration in the bundle of {committee.info.name}"
     calibration = CommitteeCalibration.from_bytes(blob, name)
     try:
-        _check(calibration, gate, committee, level, second_opinion)
+        _check(calibration, gate, committee, level, limits, second_opinion=second_opinion)
     except CalibrationError as error:
         warnings.warn(f"not used: {error}", CalibrationMismatchWarning, stacklevel=4)
         return None
@@ -72,6 +85,8 @@ def _check(
     gate: Gate,
     committee: Committee,
     level: LevelOfTheory,
+    limits: FlagLimits,
+    *,
     second_opinion: bool,
 ) -> None:
     calibration.check(
@@ -79,6 +94,7 @@ def _check(
         level_hash=level.hash,
         force_tolerance=gate.settings.force_tolerance_ev_per_ang,
         energy_tolerance=gate.settings.energy_tolerance_ev,
+        classes=classes_of(gate.settings.regimes, limits),
     )
     regimes = {*BUILT_IN, *(rule.name for rule in gate.settings.regimes)}
     for entry in calibration.entries:

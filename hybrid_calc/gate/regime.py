@@ -170,6 +170,23 @@ def check_rules(rules: Sequence[RegimeRule]) -> None:
         known.append(rule.name)
 
 
+def classes_of(rules: Sequence[RegimeRule], limits: FlagLimits) -> dict[str, Any]:
+    """Return what geometries are classed by, JSON-able: two that differ mean other regimes.
+
+    Parameters
+    ----------
+    rules
+        Of the user.
+    limits
+        Of the flags, whose temperatures bound regimes.
+    """
+    return {
+        "gate.regimes": [rule.model_dump(mode="json") for rule in rules],
+        "flags.warm_above_kelvin": limits.warm_above_kelvin,
+        "flags.hot_above_kelvin": limits.hot_above_kelvin,
+    }
+
+
 def always_flagged(name: str, rules: Sequence[RegimeRule] = ()) -> bool:
     """Tell whether every geometry of a regime, by its name, has a flag up.
 

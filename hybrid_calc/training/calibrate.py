@@ -25,6 +25,7 @@ from hybrid_calc.committee.prediction import Committee
 from hybrid_calc.errors import InputError
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.calibration_file import CommitteeCalibration
+from hybrid_calc.gate.regime import classes_of
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import chosen_entries, scope_entries
 from hybrid_calc.gate.settings import GateSettings
@@ -180,6 +181,7 @@ def calibrate(
         ),
         ranges=ranges,
         novelty_model=novelty,
+        classes=classes_of(plan.gate.regimes, plan.limits),
         training=f"{training_name}, {len(training)} frames" if training else "",
         provenance={
             "store": store.path.name,

@@ -16,6 +16,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from hybrid_calc import GateSettings, HybridCalculator, ToyCommittee, ToyReference, gfn2_xtb
 from hybrid_calc.committee.bundle import embedded_calibration, load_committee, read_header
 from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
+from hybrid_calc.gate.labelled import SHOWN_BY
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.tolerance import ToleranceWarning
 from tests.cli.jobs import decisions_of, summary_of
@@ -309,7 +310,8 @@ def test_ani_against_gfn2_from_runs_to_words(jobs, tmp_path):
     assert (ended.code, ended.err) == (0, "")
     calibration = read_calibration(file)
     assert isinstance(calibration.card, ScopeCard)
-    assert all(entry.molecules == ("CH4O",) for entry in calibration.card.entries)
+    for entry in calibration.card.entries:  # few frames show no molecule
+        assert entry.molecules == (("CH4O",) if entry.frames >= SHOWN_BY else ())
     assert "transition states" in ended.out
     ended = jobs.run(
         tmp_path / "relying", gate={**gate, "calibration": str(file)},

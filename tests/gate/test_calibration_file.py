@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from hybrid_calc.errors import CalibrationError
+from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.gate.calibrated import Calibration
 from hybrid_calc.gate.calibration_file import (
@@ -19,13 +20,16 @@ from hybrid_calc.gate.calibration_file import (
 from hybrid_calc.gate.gate import Gate
 from hybrid_calc.gate.novelty import Novelty
 from hybrid_calc.gate.observation import Observation
+from hybrid_calc.gate.regime import RegimeRule, classes_of
 from hybrid_calc.gate.scope import ScopeCard
 from hybrid_calc.gate.scope_entry import scope_entries
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.gate.thresholds import calibrate_regimes
 from tests.gate.populations import CALM, TOLERANCES, frames_of
 
-FITS = {"committee": "c0ffee", "level_hash": "1e7e1", **TOLERANCES}
+CLASSES = classes_of([], FlagLimits())
+FITS = {"committee": "c0ffee", "level_hash": "1e7e1", "classes": CLASSES, **TOLERANCES}
+PROTON = RegimeRule(name="proton", parent="reactive", flags=["bond_forming"], elements=["O", "H"])
 
 
 def made(**more) -> CommitteeCalibration:
@@ -45,8 +49,16 @@ def made(**more) -> CommitteeCalibration:
         "novelty_model": Novelty.fit([np.array([8, 1, 1])] * 30, descriptors),
         "training": "train.xyz, 30 frames",
         "provenance": {"store": "run.h5"},
+        "classes": CLASSES,
     }  # fmt: skip
     return CommitteeCalibration(**plain | more)
+
+
+def test_what_classed_its_frames_is_compared_to_the_letter_of_the_rules(tmp_path):
+    plain = classes_of([PROTON], FlagLimits())
+    made(classes=plain).write(tmp_path / "toy.calibration")
+    read_calibration(tmp_path / "toy.calibration").check(**FITS | {"classes": plain})
+    made(classes=None).check(**FITS)  # as earlier versions wrote it: nobody knows
 
 
 @pytest.fixture
@@ -100,6 +112,8 @@ def test_under_another_committee_nothing_is_validated(path):
         ({"force_tolerance": 0.3}, "gate.force_tolerance_ev_per_ang = 0.2"),
         ({"energy_tolerance": 0.2}, "gate.energy_tolerance_ev = 0.1"),
         ({"force_tolerance": float("nan")}, "force_tolerance"),
+        ({"classes": classes_of([], FlagLimits(hot_above_kelvin=1500))}, "hot_above_kelvin = 700"),
+        ({"classes": classes_of([PROTON], FlagLimits())}, "gate.regimes = "),
     ],
 )
 def test_it_is_refused_for_anything_else(change, words):

@@ -39,6 +39,7 @@ def calibration_of(committee, **card):
         level_hash=ToyReference().level.hash,
         ranges=None,
         novelty_model=None,
+        classes=None,
     )
 
 
