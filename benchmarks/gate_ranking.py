@@ -132,7 +132,8 @@ def with_search(unit: Unit) -> Unit:
     Nothing is known of the unit before.
     """
     pool, errors = pool_of(unit), unit.errors
-    labelled = search(pool, lambda frames: errors[frames], round(PRICE * len(errors)))
+    labels = max(1, round(PRICE * len(errors)))
+    labelled = search(pool, lambda frames: errors[frames], labels)
     rest = next_frames(pool, labelled, errors[labelled], len(errors))
     scores = np.empty(len(errors))
     scores[np.concatenate([labelled, rest])] = np.arange(len(errors))[::-1]

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.novelty import Cloud, Novelty
+from hybrid_calc.gate.regime import Regime
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -147,3 +149,42 @@ def test_every_part_of_the_gate_is_left_out_once():
         for settings in gate_promises.WITHOUT.values()
     ]
     assert sorted(policy for policies in left_out for policy in policies) == sorted(PRESETS["all"])
+
+
+def regime(name):
+    """Return a regime of hydrocarbons."""
+    return Regime(name=name, elements="H C", charge=0, multiplicity=1)
+
+
+@pytest.mark.usefixtures("benchmark_path")
+def test_rarely_bad_is_said_of_regimes_that_have_a_calibration():
+    import gate_domain
+    import gate_promises
+
+    domain = gate_domain.Domain(
+        name="x",
+        info=None,
+        trained=None,
+        tables=(),
+        observations={},
+        signals={},
+        atoms={},
+        tolerances=(0.2, 0.1),
+    )
+    # Every second frame is good; of the others 30 of 200, 7.5 % of all, exceed 8.5 but not 8.45.
+    excess = np.zeros(1400)
+    excess[1:400:2] = np.random.default_rng(0).permutation(np.linspace(0, 10, 200))
+    frames = LabelledFrames(
+        regimes=[regime("warm")] * 400 + [regime("equilibrium")] * 1000,
+        molecules=["CH4"] * 1400,
+        signals={},
+        force_errors=0.2 * excess,
+        energy_errors=np.zeros(1400),
+        temperatures=np.full(1400, 600.0),
+        weights=np.ones(1400),
+        heaviest=np.ones(1400),
+        trajectories=np.repeat([0, 1], [400, 1000]),
+        steps=np.arange(1400),
+    )
+    arena = gate_promises.Arena(domain=domain, frames=frames, met=[], kinds=np.full(1400, "x"))
+    assert arena.rarely_bad().domain.tolerances == pytest.approx((1.7, 0.85))
