@@ -59,7 +59,7 @@ def committee(
     *,
     share: float = 1.0,
 ) -> MaceCommittee:
-    """Return the committee of a bundle, trained first where it is not there.
+    """Return the committee of a bundle, trained first where one that learned so long is not there.
 
     Parameters
     ----------
@@ -74,10 +74,12 @@ def committee(
     share
         Of its steps that it learns for.
     """
+    steps = round(share * STEPS[name])
     bundle = folder / f"{name}.bundle"
-    if not bundle.exists():
+    if not bundle.exists() or json.loads((folder / f"{name}.json").read_text())["steps"] != steps:
         folder.mkdir(parents=True, exist_ok=True)
-        files = train(folder, name, frames, isolated, round(share * STEPS[name]))
+        bundle.unlink(missing_ok=True)
+        files = train(folder, name, frames, isolated, steps)
         import_files(files, bundle, trust=True, name=name)
     return load_committee(bundle)
 
