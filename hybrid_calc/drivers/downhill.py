@@ -142,7 +142,7 @@ def descend_on_reference(
     reason: str,
     arrived: Callable[[SurfaceLabel], bool],
     *,
-    most_labels: int,
+    most_labels: int = 2 * MOST_STEPS,
 ) -> list[Descent]:
     """Walk downhill on the reference itself from both sides of a saddle.
 
