@@ -108,7 +108,8 @@ def one_case(
         bonds = [bonds_of(one.numbers, one.positions) for one in (atoms, tight)]
         above = atoms.get_potential_energy() - tight.get_potential_energy()
         row[f"above_minimum_ev_{tag}"] = float(above)
-        row[f"same_conformer_{tag}"] = moved < SAME_CONFORMER_ANG and bonds[0] == bonds[1]
+        if baselines:  # else the minimum was relaxed from this very geometry
+            row[f"same_conformer_{tag}"] = moved < SAME_CONFORMER_ANG and bonds[0] == bonds[1]
     return row, forecasts
 
 
@@ -118,7 +119,11 @@ def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
     def mean(key: str) -> float:
         return float(np.mean([float(str(row[key])) for row in rows]))
 
-    same = [abs(float(str(r["above_minimum_ev_0.01"]))) for r in rows if r["same_conformer_0.01"]]
+    same = [
+        abs(float(str(row["above_minimum_ev_0.01"])))
+        for row in rows
+        if row.get("same_conformer_0.01", True)
+    ]
     figures = {
         f"mean_calls_{name}_{tag.replace('.', 'p')}{suffix}": mean(f"{key}_{tag}")
         for name, key in (
@@ -135,12 +140,13 @@ def summary(rows: list[dict[str, object]], suffix: str) -> dict[str, float]:
         for fmax in TARGETS
         for one in row[f"forecasts_{fmax:g}"]  # type: ignore[attr-defined]
     ]
+    if "same_conformer_0.01" in rows[0]:
+        figures[f"other_conformers{suffix}"] = float(len(rows) - len(same))
     return figures | {
         f"all_confirmed{suffix}": float(
             all(row[f"confirmed_{fmax:g}"] for row in rows for fmax in TARGETS)
         ),
         f"max_energy_above_reference_minimum_ev{suffix}": max(same, default=float("nan")),
-        f"other_conformers{suffix}": float(len(rows) - len(same)),
         f"interval_coverage{suffix}": coverage(forecasts),
         f"forecasts{suffix}": float(len(forecasts)),
         f"cases{suffix}": float(len(rows)),
