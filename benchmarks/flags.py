@@ -99,7 +99,7 @@ def main() -> None:
             mine.update(_names(survey, atoms, ranges))
             few.update(_names(scarce.survey(atoms), atoms, scarce_ranges))
             if step % 50 == 0:
-                prints.append(survey.fingerprint)
+                prints.append(survey.surroundings.fingerprint)
                 ordinary.append(atoms.copy())
         alarms += mine
         worst = {flag: max(worst.get(flag, 0.0), mine[flag] / steps) for flag in FLAGS}

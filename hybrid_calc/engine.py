@@ -317,7 +317,7 @@ class Engine:
                 flags=(failed, *survey.report.flags),
                 mean_temperature=survey.report.mean_temperature,
             )
-            return None, Survey(report=report, fingerprint=survey.fingerprint)
+            return None, replace(survey, report=report)
 
     def _observe(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -69,17 +69,13 @@ def check_structure(atoms: Atoms) -> None:
         No atoms, a dummy atom, a number that is not finite, or a periodic
         direction without a cell.
     """
-    if len(atoms) == 0:
-        raise StructureError("the structure has no atoms; give at least one.")
-    if _has_dummies(atoms.numbers.tobytes()):
-        raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
+    _check_kind(atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
     # A NaN or infinity anywhere shows in the sum.
     if not math.isfinite(np.add.reduce(atoms.positions, axis=None)):
         bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
         raise StructureError(
             f"positions of atoms {bad} are not finite; the step before went wrong."
         )
-    _check_cell(atoms.cell.array.tobytes(), atoms.pbc.tobytes())
 
 
 def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tuple[bytes, ...]:
@@ -100,7 +96,7 @@ def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tupl
         atoms.positions.tobytes(),
         atoms.cell.array.tobytes(),
         atoms.pbc.tobytes(),
-        f"{composition.charge}|{composition.multiplicity}".encode(),
+        composition.state,
     )
 
 
@@ -128,17 +124,23 @@ class Composition:
         Total charge, elementary charges.
     multiplicity
         2S+1.
+    name
+        For people, and as a key in JSON.
+    state
+        Charge and multiplicity as bytes.
     """
 
     formula: str
     elements: str
     charge: int
     multiplicity: int
+    name: str = field(init=False, compare=False)
+    state: bytes = field(init=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        """For people, and as a key in JSON."""
-        return f"{self.formula}:{self.charge}:{self.multiplicity}"
+    def __post_init__(self) -> None:
+        name = f"{self.formula}:{self.charge}:{self.multiplicity}"
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "state", f"{self.charge}|{self.multiplicity}".encode())
 
 
 def composition_of(atoms: Atoms) -> Composition:
@@ -149,6 +151,8 @@ def composition_of(atoms: Atoms) -> Composition:
     StructureError
         Charge or spin are no whole numbers or contradict the number of electrons.
     """
+    if atoms.info.get("charge") is None and atoms.info.get("spin") is None:
+        return _neutral(atoms.numbers.tobytes())
     return _composition(atoms.numbers.tobytes(), charge_of(atoms), multiplicity_of(atoms))
 
 
@@ -175,8 +179,18 @@ def _composition(numbers: bytes, charge: int, multiplicity: int) -> Composition:
 
 
 @lru_cache(maxsize=64)
-def _check_cell(cell: bytes, pbc: bytes) -> None:
-    """Refuse a cell that is not finite, or none where a direction is periodic."""
+def _neutral(numbers: bytes) -> Composition:
+    """Return the composition without charge, in the lowest multiplicity."""
+    return _composition(numbers, 0, 1 + _nuclear_charge(numbers) % 2)
+
+
+@lru_cache(maxsize=64)
+def _check_kind(numbers: bytes, cell: bytes, pbc: bytes) -> None:
+    """Refuse no atoms, dummies, a cell that is not finite, or none where it must repeat."""
+    if not numbers:
+        raise StructureError("the structure has no atoms; give at least one.")
+    if np.frombuffer(numbers, dtype=int).min() < 1:
+        raise StructureError("the structure has dummy atoms (X, number 0); remove them.")
     vectors = np.frombuffer(cell).reshape(3, 3)
     periodic = np.frombuffer(pbc, dtype=bool)
     if not np.isfinite(vectors).all():
@@ -186,11 +200,6 @@ def _check_cell(cell: bytes, pbc: bytes) -> None:
             f"pbc is {periodic.tolist()} but the cell {vectors.tolist()} has no volume; "
             "set atoms.cell, or atoms.pbc = False for a molecule."
         )
-
-
-@lru_cache(maxsize=64)
-def _has_dummies(numbers: bytes) -> bool:
-    return bool(np.frombuffer(numbers, dtype=int).min() < 1)
 
 
 @lru_cache(maxsize=64)

@@ -33,6 +33,8 @@ from hybrid_calc.flags.topology import (
 
 THERMAL_KELVIN = 300.0
 """Up to here the strain limits hold as they are; above they grow as sqrt(T), as amplitudes do."""
+FAR = 1e9
+"""Further apart, A, than any pair is."""
 QUIET_NEIGHBOUR_RATIO = (1.2, 1.45)
 """Between these distances over radii a pair is on its way from neighbour to stranger."""
 
@@ -72,7 +74,7 @@ class BondWatch:
         )
         self._fewest, self._most = _coordination_bounds(numbers, limits.coordination_margin, ranges)
         self._counts = bool(np.isfinite(self._most).any())
-        self._lowest, self._highest = self._quiet(distances)
+        self._quiet_bounds = self._quiet(distances)
         self._changed_for = np.zeros(len(distances), dtype=np.intp)
         self._strained_for = np.zeros(len(distances), dtype=np.intp)
         self._outside_for = np.zeros(len(distances), dtype=np.intp)
@@ -93,7 +95,8 @@ class BondWatch:
         temperature
             Mean temperature, K; None outside dynamics.
         """
-        if bool((distances >= self._lowest).all() and (distances <= self._highest).all()):
+        apart = distances - self._quiet_bounds
+        if np.maximum.reduce(apart[0] * apart[1], initial=-math.inf) <= 0:
             if not self._still:
                 for memory in self._memories():
                     memory[:] = 0
@@ -202,12 +205,11 @@ class BondWatch:
             )
         ]
 
-    def _quiet(
-        self, distances: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the distances between which nothing is up, each shape (P,).
+    def _quiet(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the distances between which nothing is up, lower and upper, shape (2, P).
 
-        Nearly every geometry is quiet; two comparisons then stand for all tests.
+        Nearly every geometry is quiet; one product then stands for all tests.
+        It has to be finite: `FAR` is no bound above.
         """
         limits, graph = self._limits, self.graph
         lowest, highest = quiet_range(
@@ -223,10 +225,12 @@ class BondWatch:
             near, far = (ratio * self._pairs.radii_sum for ratio in QUIET_NEIGHBOUR_RATIO)
             counts = coordination(distances, self._pairs)
             if ((counts < self._fewest) | (counts > self._most)).any():
-                return np.full_like(lowest, math.inf), highest  # never quiet
+                return np.full((2, len(lowest)), FAR)  # never quiet
             lowest = np.where(graph.bonded, lowest, np.maximum(lowest, far))
             highest = np.where(graph.bonded, np.minimum(highest, near), highest)
-        return lowest, highest
+        bounds = np.minimum((lowest, highest), FAR)
+        bounds[:, lowest > highest] = FAR  # a length that fits nowhere
+        return np.asarray(bounds)
 
 
 def outside_ranges(

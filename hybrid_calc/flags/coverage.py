@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.domain import unknown_elements
 from hybrid_calc.committee.prediction import CommitteeInfo
+from hybrid_calc.errors import InputError
 from hybrid_calc.flags.contacts import Pairs, pair_distances, pairs_of
 from hybrid_calc.flags.report import Flag, Severity
 from hybrid_calc.geometry import charge_of, multiplicity_of
@@ -79,22 +80,65 @@ def fingerprint(
     if len(distances) > FEW_PAIRS:
         near = np.flatnonzero(distances < FINGERPRINT_CUTOFF)
         distances, columns = distances.take(near), columns.take(near, axis=1)
-    lengths = np.minimum(distances, FINGERPRINT_CUTOFF)[:, None]
-    radial = lengths - FINGERPRINT_CENTRES
+    # Depths below the cut-off: (1 + cos(pi r / cut-off)) / 2 is the square of one sine.
+    depths = np.maximum(FINGERPRINT_CUTOFF - distances, 0)[:, None]
+    radial = depths - (FINGERPRINT_CUTOFF - FINGERPRINT_CENTRES)
     radial *= radial
     radial *= -1 / FINGERPRINT_WIDTH**2
     np.exp(radial, out=radial)
-    lengths *= np.pi / FINGERPRINT_CUTOFF
-    np.cos(lengths, out=lengths)
-    lengths += 1
-    lengths *= 0.5
-    radial *= lengths
+    depths *= np.pi / (2 * FINGERPRINT_CUTOFF)
+    np.sin(depths, out=depths)
+    depths *= depths
+    radial *= depths
     sums = np.bincount(
         columns.ravel(),
         weights=np.concatenate((radial, radial), axis=None),
         minlength=pairs.atoms * pairs.elements * len(FINGERPRINT_CENTRES),
     )
     return cast("NDArray[np.float64]", sums.reshape(pairs.atoms, -1))
+
+
+class Surroundings:
+    """What surrounds each atom of one geometry, worked out when somebody looks.
+
+    Parameters
+    ----------
+    distances, pairs, columns
+        As for `fingerprint`; the arrays are not changed afterwards.
+    """
+
+    __slots__ = ("_known", "_parts")
+
+    def __init__(
+        self, distances: NDArray[np.float64], pairs: Pairs, columns: NDArray[np.intp]
+    ) -> None:
+        self._parts: tuple[NDArray[np.float64], Pairs, NDArray[np.intp]] | None
+        self._parts = (distances, pairs, columns)
+        self._known: NDArray[np.floating] | None = None
+
+    @classmethod
+    def of(cls, fingerprint: NDArray[np.floating]) -> Surroundings:
+        """Return surroundings whose fingerprint is known, shape (N, D).
+
+        Raises
+        ------
+        InputError
+            It is not finite.
+        """
+        if not np.isfinite(fingerprint).all():
+            raise InputError(
+                "the fingerprint of a geometry is not finite; its positions are not either."
+            )
+        self = cls.__new__(cls)
+        self._parts, self._known = None, fingerprint
+        return self
+
+    @property
+    def fingerprint(self) -> NDArray[np.floating]:
+        """Environment of each atom, shape (N, D)."""
+        if self._parts is not None:
+            self._known, self._parts = fingerprint(*self._parts), None
+        return cast("NDArray[np.floating]", self._known)
 
 
 def fingerprint_of(atoms: Atoms) -> NDArray[np.float64]:

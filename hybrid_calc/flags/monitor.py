@@ -17,7 +17,7 @@ from hybrid_calc.committee.prediction import CommitteeInfo
 from hybrid_calc.flags.bonds import BondWatch
 from hybrid_calc.flags.contacts import Pairs, own_image_contacts, pair_distances, pairs_of
 from hybrid_calc.flags.coordination import Sites
-from hybrid_calc.flags.coverage import domain_flags, fingerprint, fingerprint_columns
+from hybrid_calc.flags.coverage import Surroundings, domain_flags, fingerprint_columns
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.flags.report import Flag, FlagReport
@@ -40,12 +40,12 @@ class Survey:
     ----------
     report
         The flags.
-    fingerprint
-        Environment of each atom, shape (N, D).
+    surroundings
+        Of each atom.
     """
 
     report: FlagReport
-    fingerprint: NDArray[np.float64]
+    surroundings: Surroundings
 
 
 class Monitor:
@@ -141,7 +141,7 @@ class Monitor:
             flags += self._motion(atoms, mean_temperature)
         return Survey(
             report=FlagReport(flags=tuple(flags), mean_temperature=mean_temperature),
-            fingerprint=fingerprint(distances, self._pairs, self._columns),
+            surroundings=Surroundings(distances, self._pairs, self._columns),
         )
 
     def _domain(self, atoms: Atoms) -> tuple[Flag, ...]:

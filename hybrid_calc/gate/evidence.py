@@ -75,7 +75,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self._frames: dict[Regime, deque[Validated]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._stacks: dict[Regime, NDArray[np.floating]] = {}
+        self._stacks: dict[Regime, NDArray[np.float64]] = {}
         self._factors: dict[Regime, tuple[float, float]] = {}
 
     def __len__(self) -> int:
@@ -130,7 +130,8 @@ class Evidence:
             return Trust()
         stack = self._stacks.get(regime)
         if stack is None:
-            stack = np.array([frame.fingerprint for frame in reversed(frames)])
+            newest_first = [frame.fingerprint for frame in reversed(frames)]
+            stack = np.array(newest_first, dtype=np.float64)  # mixed precision costs at every step
             self._stacks[regime] = stack
         neighbours, nearest, worst = 0, math.inf, 0.0
         distances: list[float] = []

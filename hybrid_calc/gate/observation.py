@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_calc.errors import InputError
+from hybrid_calc.flags.coverage import Surroundings
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.regime import Regime
 
@@ -48,31 +49,24 @@ class Observation:
         ``second_opinion``: largest force difference from another method, eV/A.
     worst_atoms
         Index of the atom that gave a signal its value, by the signal's name.
-    fingerprint
-        Environment of each atom, shape (N, D).
+    surroundings
+        Of each atom; `Surroundings.of` takes fingerprints from elsewhere.
     molecule
         As `geometry.molecule_of` names it; None where nobody says, and the
         molecules of a calibration are then not compared with it.
-
-    Raises
-    ------
-    InputError
-        The fingerprint is not finite: it comes from the geometry alone.
     """
 
     regime: Regime
-    fingerprint: NDArray[np.floating]
+    surroundings: Surroundings
     report: FlagReport = field(default_factory=FlagReport)
     signals: Mapping[str, float] = field(default_factory=dict)
     worst_atoms: Mapping[str, int] = field(default_factory=dict)
     molecule: str | None = None
 
-    def __post_init__(self) -> None:
-        # A NaN anywhere shows in the sum.
-        if not math.isfinite(np.add.reduce(self.fingerprint, axis=None)):
-            raise InputError(
-                "the fingerprint of a geometry is not finite; its positions are not either."
-            )
+    @property
+    def fingerprint(self) -> NDArray[np.floating]:
+        """Environment of each atom, shape (N, D)."""
+        return self.surroundings.fingerprint
 
     def signal(self, name: str) -> float:
         """Return a signal, NaN where it is unknown."""
@@ -116,7 +110,7 @@ class Observation:
             report=report,
             signals=dict(data["signals"]),
             worst_atoms=dict(data["worst_atoms"]),
-            fingerprint=fingerprint,
+            surroundings=Surroundings.of(fingerprint),
             molecule=data.get("molecule"),
         )
 

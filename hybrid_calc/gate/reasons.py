@@ -14,7 +14,7 @@ from hybrid_calc.gate.policy import Reason
 from hybrid_calc.gate.settings import GateSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Verdict:
     """What the gate makes of the committee's answer.
 

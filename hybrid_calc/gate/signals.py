@@ -70,7 +70,7 @@ def observe(
         Of the committee, or None where it could not answer; every signal is
         then unknown.
     survey
-        Flags and fingerprint.
+        Flags and surroundings.
     regime
         Of the geometry.
     molecule
@@ -99,7 +99,7 @@ def observe(
     return Observation(
         regime=regime,
         report=report,
-        fingerprint=survey.fingerprint,
+        surroundings=survey.surroundings,
         signals=signals,
         worst_atoms=atoms,
         molecule=molecule,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hybrid_calc.committee.prediction import Prediction
+from hybrid_calc.flags.coverage import Surroundings
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import Regime
@@ -37,7 +38,7 @@ def observe(
         regime=regime,
         report=FlagReport(flags=flags, mean_temperature=temperature),
         signals=known | signals,
-        fingerprint=np.full((ATOMS, 1), place),
+        surroundings=Surroundings.of(np.full((ATOMS, 1), place)),
         molecule=molecule,
     )
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from hybrid_calc.errors import CalibrationError
+from hybrid_calc.flags.coverage import Surroundings
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.gate.calibrated import Calibration
@@ -29,6 +30,7 @@ from tests.gate.populations import CALM, TOLERANCES, frames_of
 
 CLASSES = classes_of([], FlagLimits())
 FITS = {"committee": "c0ffee", "level_hash": "1e7e1", "classes": CLASSES, **TOLERANCES}
+NOWHERE = Surroundings.of(np.zeros((3, 1)))
 PROTON = RegimeRule(name="proton", parent="reactive", flags=["bond_forming"], elements=["O", "H"])
 
 
@@ -87,7 +89,9 @@ def test_it_is_what_the_gate_asks_for(path):
     gate.bind("c0ffee")
     for spread, asked in ((0.25, False), (0.3, True)):
         signals = {"force_spread": spread, "novelty": 0.5}
-        here = Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
+        here = Observation(
+            regime=CALM, surroundings=Surroundings.of(np.zeros((3, 1))), signals=signals
+        )
         decision = gate.decide(here)
         assert decision.standing == "validated by 20 frames, 20 bad: at most 10 % of bad ones pass"
         assert bool(decision.reasons) == asked
@@ -98,7 +102,7 @@ def test_under_another_committee_nothing_is_validated(path):
     with pytest.warns(UserWarning, match="not used"):
         gate.bind("another")
     signals = {"force_spread": 0.01}
-    here = Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
+    here = Observation(regime=CALM, surroundings=NOWHERE, signals=signals)
     decision = gate.decide(here)
     assert decision.standing == "unvalidated"
     assert "unseen" in decision.policies

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_calc.errors import InputError
+from hybrid_calc.flags.coverage import Surroundings
 from hybrid_calc.gate.calibrated import RegimeCalibration
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime_entry import RegimeEntry
@@ -26,7 +27,7 @@ def entries(frames, fitting=None, missed_share=0.1, seed=0):
 
 def seen(spread: float, **more: float) -> Observation:
     signals = {"force_spread": spread, **more}
-    return Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
+    return Observation(regime=CALM, surroundings=Surroundings.of(np.zeros((3, 1))), signals=signals)
 
 
 def asks(known: RegimeCalibration, observation: Observation) -> bool:
@@ -63,11 +64,11 @@ def test_without_enough_bad_frames_everything_is_asked():
 @given(st.sampled_from([math.nan, math.inf]), st.floats(1e-9, 1e3), st.booleans())
 def test_nothing_that_is_not_a_number_passes(value, other, swap):
     signals = {"force_spread": other, "novelty": value} if swap else {"force_spread": value}
-    here = Observation(regime=CALM, fingerprint=np.zeros((3, 1)), signals=signals)
+    here = Observation(regime=CALM, surroundings=Surroundings.of(np.zeros((3, 1))), signals=signals)
     assert asks(FUSED, here) or (swap and value == math.inf)  # endless novelty is cut, not lost
     if not swap:
         assert asks(ALONE, here)
-    nothing = Observation(regime=CALM, fingerprint=np.zeros((3, 1)))
+    nothing = Observation(regime=CALM, surroundings=Surroundings.of(np.zeros((3, 1))))
     assert asks(FUSED, nothing)
     assert asks(ALONE, nothing)
 
