@@ -104,7 +104,9 @@ def one_system(atoms: Atoms, committee, steps: int, gate: Gate) -> tuple[float, 
     for _ in range(EVIDENCE):
         engine.gate.evidence.add(
             step.regime,
-            Validated(fingerprint=survey.surroundings.fingerprint, spread=1e6, error=0.1, good=True),
+            Validated(
+                fingerprint=survey.surroundings.fingerprint, spread=1e6, error=0.1, good=True
+            ),
         )
     outside, inside = [], []
     with tempfile.TemporaryDirectory() as name:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import orjson
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
@@ -21,6 +22,7 @@ from hybrid_calc.reference.label import Label
 
 LINES_AT_ONCE = 20
 """Lines of decisions.jsonl kept back; the store, not this file, is what loses nothing."""
+ONE_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 STATE_SCHEMA = 2
 
 
@@ -55,7 +57,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._trim()
             mode = "a" if resume else "w"
-            self._decisions = (path / "decisions.jsonl").open(mode)
+            self._decisions = (path / "decisions.jsonl").open(f"{mode}b")
             self._trajectory = Trajectory(str(self.trajectory_path), mode)
         except OSError as error:
             raise InputError(
@@ -91,7 +93,7 @@ class RunFolder:
 
     def _write_lines(self) -> None:
         for step in self._unwritten:
-            self._decisions.write(json.dumps(step.to_dict()) + "\n")
+            self._decisions.write(orjson.dumps(step.to_dict(), option=ONE_LINE))
         self._unwritten.clear()
 
     def decisions(self) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import math
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +71,31 @@ class Validated:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """The frames of one regime, newest first, as they are looked up at every step.
+
+    `errors` is None for a frame that was bad.  Double precision: mixing costs more.
+    """
+
+    fingerprints: NDArray[np.float64]
+    errors: list[float | None]
+
+    @classmethod
+    def of(cls, frames: Iterable[Validated]) -> _Stack:
+        newest_first = list(frames)[::-1]
+        return cls(
+            np.array([frame.fingerprint for frame in newest_first], dtype=np.float64),
+            [frame.error if frame.good else None for frame in newest_first],
+        )
+
+
 class Evidence:
     """Validated frames by regime; belongs to one committee."""
 
     def __init__(self) -> None:
         self._frames: dict[Regime, deque[Validated]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._stacks: dict[Regime, NDArray[np.float64]] = {}
+        self._stacks: dict[Regime, _Stack] = {}
         self._factors: dict[Regime, tuple[float, float]] = {}
 
     def __len__(self) -> int:
@@ -100,7 +120,8 @@ class Evidence:
         frames = self._frames[regime]
         kept = [dataclasses.replace(frame, good=False) for frame in frames]
         frames.clear()
-        frames.extend(kept)  # fingerprints and ratios are as they were
+        frames.extend(kept)  # ratios are as they were
+        self._stacks.pop(regime, None)
 
     def trust(
         self,
@@ -125,29 +146,26 @@ class Evidence:
         enough
             Neighbours after which older frames need not be looked at.
         """
-        frames = self._frames.get(regime)
-        if not frames or frames[-1].fingerprint.shape != fingerprint.shape:
-            return Trust()
         stack = self._stacks.get(regime)
         if stack is None:
-            newest_first = [frame.fingerprint for frame in reversed(frames)]
-            stack = np.array(newest_first, dtype=np.float64)  # mixed precision costs at every step
-            self._stacks[regime] = stack
+            stack = self._stacks[regime] = _Stack.of(self._frames.get(regime, ()))
+        if stack.fingerprints.shape[1:] != fingerprint.shape:
+            return Trust()
         neighbours, nearest, worst = 0, math.inf, 0.0
         distances: list[float] = []
         # Newest first, in blocks: enough neighbours or one that was bad settles it.
-        for index, frame in enumerate(reversed(frames)):
+        for index, error in enumerate(stack.errors):
             if index == len(distances):
-                block = stack[index : index + BLOCK]
+                block = stack.fingerprints[index : index + BLOCK]
                 distances += fingerprint_distance(fingerprint, block, atoms).tolist()
             distance = distances[index]
             nearest = min(nearest, distance)
             if not distance <= radius:  # a NaN is nowhere near
                 continue
-            if not frame.good:
+            if error is None:
                 break
             neighbours += 1
-            worst = max(worst, frame.error)
+            worst = max(worst, error)
             if neighbours >= enough:
                 break
         return Trust(neighbours=neighbours, nearest=nearest, worst_error=worst)

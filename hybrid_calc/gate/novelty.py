@@ -27,7 +27,7 @@ TRAINING_QUANTILE = 0.99
 """Share of an element's training atoms whose novelty is at most 1."""
 CACHED_COMPOSITIONS = 64
 ORDINARY = 1e12
-"""Up to this sum of squares no descriptor is infinite, or can become so on the way."""
+"""Up to this sum no descriptor is infinite, or can be expected to become so on the way."""
 _FLOOR = 1e-9
 
 
@@ -112,10 +112,11 @@ class _Layout:
         width = sum(len(cloud.spans) for cloud in clouds.values())
         depth = max((len(cloud.mean) for cloud in clouds.values()), default=0)
         # In units of off_span y = x / off: |y|^2 + sum_a y_a^2 (off^2 / span_a^2 - 1)
-        self.scales = np.zeros((len(numbers), 1), dtype=np.float32)
-        self.means = np.zeros((len(numbers), depth), dtype=np.float32)
-        self.axes = np.zeros((depth, width), dtype=np.float32)
-        self.weights = np.zeros((len(numbers), width), dtype=np.float32)
+        # Double precision: converting the descriptors costs more than it saves.
+        self.scales = np.zeros((len(numbers), 1))
+        self.means = np.zeros((len(numbers), depth))
+        self.axes = np.zeros((depth, width))
+        self.weights = np.zeros((len(numbers), width))
         self.strangers = np.flatnonzero(~np.isin(numbers, list(clouds)))
         place = 0
         for number, cloud in clouds.items():
@@ -127,9 +128,9 @@ class _Layout:
             self.means[rows] = cloud.mean / cloud.off_span
             self.weights[rows, columns] = (cloud.off_span / cloud.spans) ** 2 - 1
 
-    def novelty(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
+    def novelty(self, descriptors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the novelty of every atom, infinite where a descriptor is not finite."""
-        if np.vdot(descriptors, descriptors) < ORDINARY:
+        if abs(np.add.reduce(descriptors, axis=None)) < ORDINARY:
             novelty = self._distances(descriptors)
         else:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -139,8 +140,8 @@ class _Layout:
             novelty[self.strangers] = np.inf
         return novelty
 
-    def _distances(self, descriptors: NDArray[np.floating]) -> NDArray[np.float32]:
-        deviation = np.multiply(descriptors, self.scales, dtype=np.float32)
+    def _distances(self, descriptors: NDArray[np.floating]) -> NDArray[np.float64]:
+        deviation = descriptors * self.scales
         deviation -= self.means
         along = deviation @ self.axes
         along *= along
@@ -191,14 +192,14 @@ class Novelty:
 
     def of_atoms(
         self, numbers: NDArray[np.integer], descriptors: NDArray[np.floating]
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float64]:
         """Return the novelty of every atom, shape (N,).
 
         Infinite for an element without a training atom, and where a
         descriptor is not a finite number.
         """
         if not self.clouds:
-            return np.full(len(numbers), np.inf, dtype=np.float32)
+            return np.full(len(numbers), np.inf)
         return self._layout(numbers).novelty(descriptors)
 
     def _layout(self, numbers: NDArray[np.integer]) -> _Layout:
