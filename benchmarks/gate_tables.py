@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hybrid_calc.committee.mace import MaceCommittee
 from hybrid_calc.committee.prediction import CommitteeInfo, Prediction
+from hybrid_calc.committee.spread import force_spread
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.monitor import Monitor
@@ -37,6 +38,8 @@ is 0.48 eV/A from PBE on acetylacetone (figures ``second_opinion_rms_*``).  A se
 opinion as close as that would flatter; its difference is stretched to that distance."""
 HOT_ELECTRONS = 3000.0
 """In kelvin."""
+FORCE_FLOOR = 0.2
+"""Added to the force that a relative spread is divided by, eV/A."""
 AT_ONCE = 50
 """Frames predicted in one pass."""
 
@@ -159,8 +162,16 @@ class Table:
             if novelty is not None:
                 new = novelty.of_atoms(self.numbers, self.descriptors[place])
             molecule = molecule_of(atoms, composition)
-            found.append(observe(prediction, survey, regime, molecule=molecule, novelty=new))
+            seen = observe(prediction, survey, regime, molecule=molecule, novelty=new)
+            more = {"relative_spread": relative_spread(prediction)}
+            found.append(dataclasses.replace(seen, signals={**seen.signals, **more}))
         return found
+
+
+def relative_spread(prediction: Prediction) -> float:
+    """Return the spread over |F| + 0.2 eV/A, worst atom: the rule of MACE's own active learning."""
+    forces = np.linalg.norm(prediction.mean_forces, axis=1)
+    return float((force_spread(prediction.forces) / (forces + FORCE_FLOOR)).max())
 
 
 def predicted(

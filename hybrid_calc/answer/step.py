@@ -19,9 +19,12 @@ from hybrid_calc.gate.regime import Regime
 from hybrid_calc.reference.label import Label
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """Everything that happened to one geometry.
+
+    Nobody changes it.  It is not frozen because that doubles the time to fill
+    it, at every step; nor are the parts it is made of.
 
     Attributes
     ----------

@@ -20,6 +20,7 @@ FINGERPRINT_CUTOFF = 3.0
 """Radius of a fingerprint, A: bonded neighbours and, faintly, the next ones."""
 FINGERPRINT_CENTRES = np.linspace(0.6, 2.8, 12)
 """Centres of the radial functions, A."""
+_CENTRE_DEPTHS = FINGERPRINT_CUTOFF - FINGERPRINT_CENTRES
 FINGERPRINT_WIDTH = 0.25
 """Width of the radial functions, A."""
 FEW_PAIRS = 300
@@ -82,7 +83,7 @@ def fingerprint(
         distances, columns = distances.take(near), columns.take(near, axis=1)
     # Depths below the cut-off: (1 + cos(pi r / cut-off)) / 2 is the square of one sine.
     depths = np.maximum(FINGERPRINT_CUTOFF - distances, 0)[:, None]
-    radial = depths - (FINGERPRINT_CUTOFF - FINGERPRINT_CENTRES)
+    radial = depths - _CENTRE_DEPTHS
     radial *= radial
     radial *= -1 / FINGERPRINT_WIDTH**2
     np.exp(radial, out=radial)

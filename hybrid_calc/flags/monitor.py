@@ -32,7 +32,7 @@ DEFAULT_TIMESTEP_FS = 0.5
 """Of dynamics that say nothing about it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Survey:
     """What was looked at in one geometry.
 

@@ -73,7 +73,7 @@ class Flag:
         return cls(**{**data, **more})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FlagReport:
     """Every flag of one geometry.
 

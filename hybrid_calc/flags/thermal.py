@@ -28,7 +28,9 @@ def temperature(atoms: Atoms) -> float | None:
     if momenta is None:
         return None
     inverse = _inverse_masses(atoms.numbers.tobytes()) if masses is None else 1 / masses[:, None]
-    twice_kinetic = float(np.vdot(momenta, momenta * inverse))
+    squares = momenta * momenta
+    squares *= inverse
+    twice_kinetic = float(np.add.reduce(squares, axis=None))
     if twice_kinetic == 0:
         return None
     if not math.isfinite(twice_kinetic):
@@ -58,7 +60,7 @@ def step_displacement(atoms: Atoms, before: NDArray[np.float64], limit: float) -
     moved = atoms.positions - before
     if is_periodic(atoms):
         moved, _ = find_mic(moved, atoms.cell, atoms.pbc)
-    if np.vdot(moved, moved) <= limit**2:  # all atoms together
+    if np.add.reduce(moved * moved, axis=None) <= limit**2:  # all atoms together
         return ()
     lengths = np.linalg.norm(moved, axis=1)
     far = np.flatnonzero(lengths > limit)

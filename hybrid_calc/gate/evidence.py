@@ -26,7 +26,7 @@ REMEMBERED = 200
 """Validated frames per regime that are remembered; older ones are forgotten first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Trust:
     """How well a geometry is covered by validated frames nearby.
 

@@ -22,7 +22,6 @@ from hybrid_calc.gate.regime import Regime
 SIGNALS = {
     "force_spread": "eV/A",
     "energy_spread_per_atom": "eV",
-    "relative_spread": "",
     "novelty": "",
     "largest_force": "eV/A",
     "second_opinion": "eV/A",
@@ -30,7 +29,7 @@ SIGNALS = {
 """Signals that hybrid_calc fills, and their units; others may stand beside them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Observation:
     """One geometry of N atoms as the gate sees it.
 
@@ -43,7 +42,6 @@ class Observation:
     signals
         By name (`SIGNALS`); absent or NaN where unknown.  ``force_spread``:
         of the members, worst atom, eV/A.  ``energy_spread_per_atom``: eV.
-        ``relative_spread``: spread over |F| + 0.2 eV/A, worst atom.
         ``novelty``: distance to the training cloud over the element's 99 %
         training quantile, worst atom.  ``largest_force``: of the mean, eV/A.
         ``second_opinion``: largest force difference from another method, eV/A.

@@ -39,7 +39,7 @@ class Reason:
     doubt: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Decision:
     """Who answers one geometry, and why.
 

@@ -13,12 +13,8 @@ from hybrid_calc.flags.ranges import TrainingRanges, large_force
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.regime import Regime
 
-OF_EVERY_PREDICTION = frozenset(
-    {"force_spread", "relative_spread", "largest_force", "energy_spread_per_atom"}
-)
+OF_EVERY_PREDICTION = frozenset({"force_spread", "largest_force", "energy_spread_per_atom"})
 """Signals that `committee_signals` returns."""
-FORCE_FLOOR = 0.2
-"""Added to the force that a relative spread is divided by, eV/A."""
 
 
 def committee_signals(prediction: Prediction) -> tuple[dict[str, float], dict[str, int]]:
@@ -30,23 +26,17 @@ def committee_signals(prediction: Prediction) -> tuple[dict[str, float], dict[st
     deviation = prediction.forces - mean
     freedom = len(deviation) - 1
     deviation *= deviation
-    spreads = np.add.reduce(deviation, axis=(0, 2)).tolist()  # squared, as are all three
+    spreads = np.add.reduce(deviation, axis=(0, 2)).tolist()  # squared, as are the forces
     forces = np.add.reduce(mean * mean, axis=1).tolist()
-    relative = [
-        spread / (math.sqrt(force) + FORCE_FLOOR) ** 2
-        for spread, force in zip(spreads, forces, strict=True)
-    ]
-    spread, share, force = max(spreads), max(relative), max(forces)
+    spread, force = max(spreads), max(forces)
     squares = [(energy - prediction.energy) ** 2 for energy in prediction.energies.tolist()]
     signals = {
         "force_spread": math.sqrt(spread / freedom),
-        "relative_spread": math.sqrt(share / freedom),
         "largest_force": math.sqrt(force),
         "energy_spread_per_atom": math.sqrt(sum(squares) / freedom) / len(spreads),
     }
     atoms = {
         "force_spread": spreads.index(spread),
-        "relative_spread": relative.index(share),
         "largest_force": forces.index(force),
     }
     return signals, atoms
