@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from hybrid_calc.errors import BundleError, CommitteeError
+from hybrid_calc.committee.architecture import build, common_part, describe
+from hybrid_calc.errors import BundleError
 from hybrid_calc.reference.level import LevelOfTheory
 
 if TYPE_CHECKING:
@@ -34,23 +34,6 @@ SCHEMAS = ("1", "2")
 """2 where a calibration is inside, which version 1 cannot read."""
 CALIBRATION = "calibration"
 """Name of the tensor that holds the bytes of a calibration."""
-CLASSES = ("ScaleShiftMACE",)
-INTERACTIONS = (
-    "RealAgnosticInteractionBlock",
-    "RealAgnosticResidualInteractionBlock",
-    "RealAgnosticDensityInteractionBlock",
-    "RealAgnosticDensityResidualInteractionBlock",
-)
-READOUTS = ("LinearReadoutBlock", "NonLinearReadoutBlock")
-GATES = ("silu", "tanh", "sigmoid", "relu")
-IRREPS = ("hidden_irreps", "edge_irreps", "MLP_irreps")
-ARRAYS = ("atomic_energies", "atomic_inter_scale", "atomic_inter_shift", "atomic_numbers")
-PLAIN = (
-    "r_max", "num_bessel", "num_polynomial_cutoff", "max_ell", "num_interactions", "num_elements",
-    "use_reduced_cg", "use_so3", "use_edge_irreps_first", "use_agnostic_product",
-    "use_last_readout_only", "use_embedding_readout", "avg_num_neighbors", "correlation",
-    "radial_type", "apply_cutoff", "radial_MLP", "pair_repulsion", "distance_transform", "heads",
-)  # fmt: skip
 PROBE_TOLERANCE = 1e-9
 """Largest force difference between a file's networks and the bundle's, eV/A."""
 
@@ -134,8 +117,8 @@ def write_bundle(
     """
     import torch
 
-    architectures = [_describe(model) for model in models]
-    common, varying = _split(architectures)
+    architectures = [describe(model) for model in models]
+    common, varying = common_part(architectures)
     header = BundleHeader(
         name=name,
         members=len(models),
@@ -367,7 +350,7 @@ def read_bundle(path: Path) -> tuple[BundleHeader, list[nn.Module]]:
     header, tensors = _read_tensors(path)
     tensors.pop(CALIBRATION, None)
     models = [
-        _build({**header.architecture, **header.varying[member]}, tensors, member, path)
+        build({**header.architecture, **header.varying[member]}, tensors, member, path)
         for member in range(header.members)
     ]
     return header, models
@@ -439,106 +422,3 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
-    """Return how a network is built, as data.
-
-    Raises
-    ------
-    CommitteeError
-        It has something that is not on the allow-list.
-    """
-    from mace.tools.scripts_utils import extract_config_mace_model
-
-    kind = type(model).__name__
-    if kind not in CLASSES:
-        raise CommitteeError(
-            f"a {kind} cannot be written as a bundle; known are {', '.join(CLASSES)}."
-        )
-    config = extract_config_mace_model(model)
-    data: dict[str, Any] = {key: config[key] for key in PLAIN}
-    data |= {key: None if config[key] is None else str(config[key]) for key in IRREPS}
-    data |= {key: _numbers(config[key]) for key in ARRAYS}
-    data["gate"] = None if config["gate"] is None else config["gate"].__name__
-    for key in ("interaction_cls", "interaction_cls_first", "readout_cls"):
-        data[key] = config[key].__name__
-    if config["cueq_config"] is not None or config["embedding_specs"]:
-        raise CommitteeError("accelerated or embedded networks cannot be written as a bundle.")
-    data["class"] = kind
-    _check_allowed(data, CommitteeError)
-    return data
-
-
-def _numbers(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _check_allowed(data: Mapping[str, Any], error: type[Exception]) -> None:
-    """Refuse names that are not on the allow-lists."""
-    for key, allowed in (
-        ("class", CLASSES),
-        ("interaction_cls", INTERACTIONS),
-        ("interaction_cls_first", INTERACTIONS),
-        ("readout_cls", READOUTS),
-        ("gate", (None, *GATES)),
-    ):
-        if data.get(key) not in allowed:
-            raise error(f"{key} {data.get(key)!r} is not one of {', '.join(map(str, allowed))}.")
-
-
-def _split(
-    architectures: Sequence[dict[str, Any]],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what all members share, and per member what differs."""
-    own = (*ARRAYS, "avg_num_neighbors")
-    common = {key: value for key, value in architectures[0].items() if key not in own}
-    for number, found in enumerate(architectures):
-        odd = [key for key, value in common.items() if found[key] != value]
-        if odd:
-            raise CommitteeError(
-                f"member {number} differs from member 0 in {', '.join(odd)}; a bundle holds "
-                "networks of one architecture."
-            )
-    return common, [{key: found[key] for key in own} for found in architectures]
-
-
-def _build(
-    data: Mapping[str, Any], tensors: Mapping[str, Tensor], member: int, path: Path
-) -> nn.Module:
-    """Build one network from the allow-list and give it its weights."""
-    import torch
-    from e3nn import o3
-    from mace import modules
-
-    _check_allowed(data, BundleError)
-    arguments = {key: data[key] for key in PLAIN}
-    arguments |= {key: None if data[key] is None else o3.Irreps(data[key]) for key in IRREPS}
-    arguments |= {key: _array(data[key]) for key in ARRAYS}
-    arguments["gate"] = None if data["gate"] is None else getattr(torch.nn.functional, data["gate"])
-    for key in ("interaction_cls", "interaction_cls_first", "readout_cls"):
-        arguments[key] = getattr(modules.blocks, data[key])
-    state = {key: value[member] for key, value in tensors.items()}
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(next(t.dtype for t in state.values() if t.is_floating_point()))
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about the TorchScript in e3nn
-            model: nn.Module = getattr(modules, data["class"])(**arguments)
-    finally:
-        torch.set_default_dtype(before)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    lost = [key for key in missing if key in dict(model.named_parameters())]
-    lost += list(unexpected)
-    if any(dict(model.named_parameters()).get(key, torch.ones(1)).numel() for key in lost):
-        raise BundleError(
-            f"{path}: weights do not fit the architecture ({', '.join(lost[:3])}, ...); "
-            "this version of mace-torch builds it differently from the one it was written with."
-        )
-    return model
-
-
-def _array(value: Any) -> Any:
-    import numpy as np
-
-    return np.array(value)
