@@ -35,8 +35,9 @@ THERMAL_KELVIN = 300.0
 """Up to here the strain limits hold as they are; above they grow as sqrt(T), as amplitudes do."""
 FAR = 1e9
 """Further apart, A, than any pair is."""
-QUIET_NEIGHBOUR_RATIO = (1.2, 1.45)
-"""Between these distances over radii a pair is on its way from neighbour to stranger."""
+QUIET_NEIGHBOUR_RATIOS = ((1.2, 1.45), (1.15, 1.6), (1.1, 1.75))
+"""Between these distances over radii a pair is on its way from neighbour to stranger; of the pairs
+the first is taken with which no atom's count can leave its range unseen."""
 
 
 class BondWatch:
@@ -221,16 +222,19 @@ class BondWatch:
         strain = self._strain_limits
         lowest = np.maximum.reduce([lowest, graph.lengths * (1 - strain), self._shortest])
         highest = np.minimum.reduce([highest, graph.lengths * (1 + strain), self._longest])
-        if self._counts:
-            near, far = (ratio * self._pairs.radii_sum for ratio in QUIET_NEIGHBOUR_RATIO)
-            counts = coordination(distances, self._pairs)
-            if ((counts < self._fewest) | (counts > self._most)).any():
-                return np.full((2, len(lowest)), FAR)  # never quiet
-            lowest = np.where(graph.bonded, lowest, np.maximum(lowest, far))
-            highest = np.where(graph.bonded, np.minimum(highest, near), highest)
-        bounds = np.minimum((lowest, highest), FAR)
-        bounds[:, lowest > highest] = FAR  # a length that fits nowhere
-        return np.asarray(bounds)
+        if not self._counts:
+            return _finite(lowest, highest)
+        counts = coordination(distances, self._pairs)
+        outside = bool(((counts < self._fewest) | (counts > self._most)).any())
+        for ratios in () if outside else QUIET_NEIGHBOUR_RATIOS:
+            near, far = (ratio * self._pairs.radii_sum for ratio in ratios)
+            low = np.where(graph.bonded, lowest, np.maximum(lowest, far))
+            high = np.where(graph.bonded, np.minimum(highest, near), highest)
+            # Counts fall with every distance: they lie between those of the two bounds
+            fewest, most = coordination(high, self._pairs), coordination(low, self._pairs)
+            if (fewest >= self._fewest).all() and (most <= self._most).all():
+                return _finite(low, high)
+        return np.full((2, len(lowest)), FAR)  # never quiet
 
 
 def outside_ranges(
@@ -266,6 +270,15 @@ def outside_ranges(
     bonds = graph.bonded & ((distances < shortest) | (distances > longest))
     bonds &= ~breaking_bonds(distances, graph, limits.breaking_ratio)
     return bonds, (counts < fewest) | (counts > most)
+
+
+def _finite(
+    lowest: NDArray[np.float64], highest: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return bounds whose products with distances are finite, shape (2, P)."""
+    bounds = np.minimum((lowest, highest), FAR)
+    bounds[:, lowest > highest] = FAR  # a length that fits nowhere
+    return np.asarray(bounds)
 
 
 def _length_bounds(

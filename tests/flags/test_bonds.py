@@ -175,6 +175,18 @@ def test_coordination_is_chemistry():
     ) == (pytest.approx(counts[order]))
 
 
+@pytest.mark.parametrize(("margin", "up"), [(0.2, True), (0.5, False)])
+def test_no_count_leaves_its_range_while_every_bond_is_still_a_bond(margin, up):
+    methane = molecule("CH4")
+    known = TrainingRanges(coordination={"C": (3.99, 4.0), "H": (0.9, 1.1)})
+    watch = monitor(known, coordination_margin=margin, **LOOSE)
+    assert flags(watch, methane) == {}
+    methane.positions[1:] *= 1.27 / 1.09  # each counts 0.9
+    found = flags(watch, methane)
+    assert set(found) == ({"coordination"} if up else set())
+    assert not up or found["coordination"].value == pytest.approx(3.62, abs=0.02)
+
+
 def test_a_watch_goes_on_where_it_was_saved():
     moves = [water(1.12 if n in (2, 3, 4, 7, 8, 9) else 0.96, momentum=0.1) for n in range(12)]
     whole = monitor(ranges(), max_step_displacement_ang=9)
