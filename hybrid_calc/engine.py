@@ -292,7 +292,8 @@ class Engine:
             with timed(seconds, "store"):
                 least = least_label_probability(self.gate.settings, decision)
                 more = self._provenance(trajectory) | {"least_label_probability": least}
-                record = labelled_record(atoms, step, level=self.reference.level, more=more)
+                recent, level = trajectory.monitor.recent(), self.reference.level
+                record = labelled_record(atoms, step, level=level, more=more, recent=recent)
                 self.store.append(record)
                 trajectory.parent = record.identity
         self.tally.add(step)

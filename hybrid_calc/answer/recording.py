@@ -12,6 +12,7 @@ from ase import Atoms
 from hybrid_calc.answer.step import Step, evidence_of
 from hybrid_calc.committee.prediction import Prediction
 from hybrid_calc.errors import ReferenceFailed
+from hybrid_calc.flags.window import Recent
 from hybrid_calc.gate.observation import Observation
 from hybrid_calc.gate.policy import Decision
 from hybrid_calc.reference.level import LevelOfTheory
@@ -21,7 +22,12 @@ PACKAGES = ("hybrid_calc", "ase", "numpy", "torch", "mace-torch", "torchani", "p
 
 
 def labelled_record(
-    atoms: Atoms, step: Step, *, level: LevelOfTheory, more: Mapping[str, Any]
+    atoms: Atoms,
+    step: Step,
+    *,
+    level: LevelOfTheory,
+    more: Mapping[str, Any],
+    recent: Recent | None = None,
 ) -> Record:
     """Return the record of a labelled geometry.
 
@@ -35,9 +41,13 @@ def labelled_record(
         Of the label.
     more
         Provenance and what else its ``meta`` is to hold.
+    recent
+        The steps before it; recorded in dynamics, elsewhere one geometry is judged by itself.
     """
     meta = step.to_dict() | evidence_of(step.decision, step.observation) | dict(more)
     del meta["seconds"]
+    if recent is not None and step.observation.mean_temperature is not None:
+        meta["recent"] = recent.to_dict()
     return Record.of(atoms, level=level, label=step.label, prediction=step.prediction, meta=meta)
 
 

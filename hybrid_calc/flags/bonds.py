@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
@@ -14,8 +13,6 @@ from hybrid_calc.flags.contacts import (
     Pairs,
     atoms_of,
     close_contacts,
-    pair_distances,
-    pairs_of,
 )
 from hybrid_calc.flags.coordination import coordination, coordination_flags
 from hybrid_calc.flags.limits import FlagLimits
@@ -30,14 +27,15 @@ from hybrid_calc.flags.topology import (
     quiet_range,
     second_neighbours,
 )
+from hybrid_calc.flags.window import Recent, Window, bonds_of
 
 THERMAL_KELVIN = 300.0
 """Up to here the strain limits hold as they are; above they grow as sqrt(T), as amplitudes do."""
 FAR = 1e9
 """Further apart, A, than any pair is."""
 QUIET_NEIGHBOUR_RATIOS = ((1.2, 1.45), (1.15, 1.6), (1.1, 1.75))
-"""Between these distances over radii a pair is on its way from neighbour to stranger; of the pairs
-the first is taken with which no atom's count can leave its range unseen."""
+"""Between these distances over radii a pair is on its way from neighbour to stranger; the first
+are taken under which no count can leave its range unseen."""
 
 
 class BondWatch:
@@ -55,6 +53,13 @@ class BondWatch:
         What to compare with.
     ranges
         Of the committee's training frames, or None where nobody knows.
+
+    Attributes
+    ----------
+    graph
+        Initial graph.
+    window
+        What the last steps looked like, for ranges to come.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class BondWatch:
         self._strain_limits = np.full(len(distances), math.inf)
         self._strain_limits[second_neighbours(self.graph, len(numbers))] = limits.strained_angle
         self._strain_limits[self.graph.bonded] = limits.strained_bond
-        self._shortest, self._longest = _length_bounds(
-            numbers, pairs, self.graph, limits.length_margin_ang, ranges
+        self._shortest, self._longest = np.zeros(len(distances)), np.full(len(distances), math.inf)
+        bonded = self.graph.bonded
+        self._shortest[bonded], self._longest[bonded] = _length_bounds(
+            numbers, bonds_of(self.graph), limits.length_margin_ang, ranges
         )
         self._fewest, self._most = _coordination_bounds(numbers, limits.coordination_margin, ranges)
         self._counts = bool(np.isfinite(self._most).any())
@@ -81,6 +88,7 @@ class BondWatch:
         self._outside_for = np.zeros(len(distances), dtype=np.intp)
         self._crowded_for = np.zeros(len(numbers), dtype=np.intp)
         self._still = True
+        self.window = Window(self.graph, limits.persistence_steps)
 
     def look(
         self, distances: NDArray[np.float64], *, moving: bool, temperature: float | None
@@ -96,6 +104,7 @@ class BondWatch:
         temperature
             Mean temperature, K; None outside dynamics.
         """
+        self.window.append(distances)
         apart = distances - self._quiet_bounds
         if np.maximum.reduce(apart[0] * apart[1], initial=-math.inf) <= 0:
             if not self._still:
@@ -138,6 +147,7 @@ class BondWatch:
             "strained_for": self._strained_for.tolist(),
             "outside_for": self._outside_for.tolist(),
             "crowded_for": self._crowded_for.tolist(),
+            "window": self.window.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -146,6 +156,7 @@ class BondWatch:
         self._strained_for[:] = state["strained_for"]
         self._outside_for[:] = state["outside_for"]
         self._crowded_for[:] = state["crowded_for"]
+        self.window.restore(state.get("window"))  # not kept by earlier versions
         self._still = False
 
     def _memories(self) -> tuple[NDArray[np.intp], ...]:
@@ -238,38 +249,34 @@ class BondWatch:
 
 
 def outside_ranges(
-    atoms: Atoms, start: Atoms, limits: FlagLimits, ranges: TrainingRanges
+    numbers: NDArray[np.integer], recent: Recent, limits: FlagLimits, ranges: TrainingRanges
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which bonds of one geometry, and which atoms, the training frames do not have.
+    """Return which bonds, and which atoms, the training frames do not have, step by step.
 
-    `BondWatch` flags what lasts long enough.
+    As `BondWatch` sees them, which flags what lasts long enough: a bond that is
+    breaking at a step is not outside there.
 
     Parameters
     ----------
-    atoms
-        The geometry.
-    start
-        The geometry whose bonds are looked at, with the same atoms.
+    numbers
+        Atomic numbers, shape (N,).
+    recent
+        The steps.
     limits
-        Margins.
+        Margins, and what is breaking.
     ranges
         Of the training frames.
 
     Returns
     -------
     tuple
-        By their lengths each pair, shape (P,), and by its neighbours each atom, shape (N,).
+        By its length each bond, shape (S, B), and by its neighbours each atom, shape (S, N).
     """
-    pairs = pairs_of(atoms.numbers)
-    distances = pair_distances(atoms, pairs)
-    graph = initial_graph(pair_distances(start, pairs), pairs, len(atoms), limits.bonded_ratio)
-    margin = limits.length_margin_ang
-    shortest, longest = _length_bounds(atoms.numbers, pairs, graph, margin, ranges)
-    fewest, most = _coordination_bounds(atoms.numbers, limits.coordination_margin, ranges)
-    counts = coordination(distances, pairs)
-    bonds = graph.bonded & ((distances < shortest) | (distances > longest))
-    bonds &= ~breaking_bonds(distances, graph, limits.breaking_ratio)
-    return bonds, (counts < fewest) | (counts > most)
+    shortest, longest = _length_bounds(numbers, recent.bonds, limits.length_margin_ang, ranges)
+    fewest, most = _coordination_bounds(numbers, limits.coordination_margin, ranges)
+    outside = (recent.lengths < shortest) | (recent.lengths > longest)
+    outside &= ~(recent.lengths > limits.breaking_ratio * recent.initial)
+    return outside, (recent.counts < fewest) | (recent.counts > most)
 
 
 def _finite(
@@ -283,19 +290,16 @@ def _finite(
 
 def _length_bounds(
     numbers: NDArray[np.integer],
-    pairs: Pairs,
-    graph: BondGraph,
+    bonds: NDArray[np.intp],
     margin: float,
     ranges: TrainingRanges | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return shortest and longest length of each pair; a bond never seen fits nowhere."""
-    count = len(graph.bonded)
-    shortest, longest = np.zeros(count), np.full(count, math.inf)
+    """Return shortest and longest length of each bond; one never seen fits nowhere."""
+    shortest, longest = np.zeros(len(bonds)), np.full(len(bonds), math.inf)
     if ranges is None or not ranges.lengths:
         return shortest, longest
     symbols = [chemical_symbols[number] for number in numbers.tolist()]
-    for place in np.flatnonzero(graph.bonded).tolist():
-        i, j = int(pairs.first[place]), int(pairs.second[place])
+    for place, (i, j) in enumerate(bonds.tolist()):
         known = ranges.lengths.get(pair_name(symbols[i], symbols[j]))
         low, high = (math.inf, -math.inf) if known is None else known
         shortest[place], longest[place] = low - margin, high + margin

@@ -27,6 +27,7 @@ from hybrid_calc.flags.thermal import (
     step_displacement,
     temperature,
 )
+from hybrid_calc.flags.window import Recent
 
 DEFAULT_TIMESTEP_FS = 0.5
 """Of dynamics that say nothing about it."""
@@ -160,6 +161,10 @@ class Monitor:
         self._before = atoms.positions.copy()
         flags += high_temperature(mean_temperature, limits.hot_above_kelvin)
         return flags + energy_drift(self.drift_ev / len(atoms), limits.energy_drift_ev_per_atom)
+
+    def recent(self) -> Recent | None:
+        """Return the bonds of the last geometries, None where those before it are not known."""
+        return None if self._bonds is None else self._bonds.window.recent()
 
     def state(self) -> dict[str, Any] | None:
         """Return the memory as JSON-able data, None before the first geometry."""

@@ -61,8 +61,9 @@ class Record:
         JSON-able: regime, flags, reasons, signals (force_spread, eV/A;
         energy_spread_per_atom, eV; worst_atom), evidence (validated frames
         nearby), spread, factor, threshold, audit_probability, committee, run,
-        step, parent (the frame stored before in this trajectory), seeds,
-        source, versions, created.
+        step, parent (the frame stored before in this trajectory), recent (bonds
+        and neighbours at the steps of dynamics before, `flags.window.Recent`),
+        seeds, source, versions, created.
     """
 
     numbers: NDArray[np.integer]

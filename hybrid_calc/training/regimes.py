@@ -5,24 +5,22 @@ of its settings, and the ranges of the calibration it had, if any.  A run that
 relies on a new calibration classes by its own rules and by the new ranges, so
 thresholds must be found for those.  What was observed (flags, temperature) is
 in the record.  Whether bonds and neighbours lie outside the new ranges is
-looked up in the geometry; in dynamics that must last some steps, which the
-frames before show where they were labelled as well.
+looked up in the geometry; in dynamics that must last some steps, and the
+record has those before it, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
 
 from hybrid_calc.flags.bonds import outside_ranges
 from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.flags.ranges import TrainingRanges
 from hybrid_calc.flags.report import Flag, FlagReport, Severity
+from hybrid_calc.flags.window import Recent
 from hybrid_calc.gate.regime import (
     BUILT_IN,
     EQUILIBRIUM,
@@ -43,21 +41,8 @@ HOW_LONG = "outside the training ranges, and for how long its record does not te
 NO_FLAGS = "its record does not say which flags were up, and regimes of the settings rest on them"
 
 
-@dataclass(slots=True)
-class _Excursion:
-    """For how many steps bonds and atoms were outside, and whether it began before.
-
-    `start` is the first frame of the trajectory that is known, whose bonds are looked at.
-    """
-
-    start: Atoms
-    step: int
-    lasted: NDArray[np.intp]
-    begun: NDArray[np.bool_]
-
-
 class StoredRegimes:
-    """Class frames of a store, one after another in the order in which they were written.
+    """Class frames of a store, each by its own record.
 
     Parameters
     ----------
@@ -65,7 +50,7 @@ class StoredRegimes:
         Regimes of the user's settings.
     limits
         Of the flags; those of strains, contacts and bonds are as they were in
-        the frame's own run.
+        the frame's own run, and so is the graph its bonds are taken from.
     ranges
         Of the training frames, None where the calibration is to have none.
 
@@ -85,11 +70,10 @@ class StoredRegimes:
         self._limits = limits or FlagLimits()
         self._ranges = ranges
         self._known = {*BUILT_IN, *(rule.name for rule in rules)}
-        self._excursions: dict[str, _Excursion] = {}
         self.strangers: Counter[str] = Counter()
 
     def of(self, record: Record) -> Regime | str:
-        """Return the regime of the next frame, or why it cannot be told."""
+        """Return the regime of a frame, or why it cannot be told."""
         atoms = record.atoms()
         moving = _temperature(record) is not None
         sure, possible = self._outside(record, atoms, moving)
@@ -132,41 +116,30 @@ class StoredRegimes:
     def _outside(
         self, record: Record, atoms: Atoms, moving: bool
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the flags of the ranges that are up, and those that may be."""
+        """Return the flags of the ranges that are up, and those that may be.
+
+        In dynamics a flag is up where every one of the last steps was outside.
+        A trajectory that has not lasted as long yet has none up.  What the
+        record does not tell, of an earlier version or of a run whose limits
+        asked for fewer steps, may have been outside.
+        """
         if self._ranges is None:
             return (), ()
-        before = self._excursions.pop(str(record.meta.get("parent") or ""), None)
-        start = atoms
-        if before is not None and np.array_equal(before.start.numbers, atoms.numbers):
-            start = before.start
-        parts = outside_ranges(atoms, start, self._limits, self._ranges)
-        now = np.concatenate(parts)
+        if moving and "recent" in record.meta:
+            recent = Recent.from_dict(record.meta["recent"], atoms)
+        else:
+            recent = Recent.alone(atoms, self._limits.bonded_ratio)
         lasting = self._limits.persistence_steps if moving else 1
-        excursion = _excursion(record, now, start, before)
-        if "parent" in record.meta:  # of a run: another frame may follow it
-            self._excursions[record.identity] = excursion
-        up = now & (excursion.lasted >= lasting)
-        maybe = up | (now & excursion.begun) if moving else up
-        ends = np.cumsum([len(part) for part in parts])[:-1]
-
-        def names(which: NDArray[np.bool_]) -> tuple[str, ...]:
-            pieces = np.split(which, ends)
-            return tuple(n for n, piece in zip(RANGE_FLAGS, pieces, strict=True) if piece.any())
-
-        return names(up), names(maybe)
-
-
-def _excursion(
-    record: Record, now: NDArray[np.bool_], start: Atoms, before: _Excursion | None
-) -> _Excursion:
-    """Go on from the frame before where it is the step before, else begin anew."""
-    step = int(record.meta.get("step") or 0)
-    if before is not None and before.step == step - 1 and start is before.start:
-        lasted, begun = (before.lasted + 1) * now, before.begun & now
-    else:
-        first = not record.meta.get("parent") and record.meta.get("step") == 0  # of its run
-        lasted, begun = now.astype(np.intp), now & (not first)
-    return _Excursion(start, step, lasted, begun)
+        parts = outside_ranges(atoms.numbers, recent, self._limits, self._ranges)
+        lasted = tuple(
+            name
+            for name, part in zip(RANGE_FLAGS, parts, strict=True)
+            if part[-lasting:].all(axis=0).any()
+        )
+        steps = len(recent.lengths)
+        if steps >= lasting:
+            return lasted, lasted
+        return (), () if steps < recent.kept else lasted
 
 
 def _temperature(record: Record) -> float | None:

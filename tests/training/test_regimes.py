@@ -121,17 +121,38 @@ def test_ranges_that_the_run_had_and_the_calibration_has_not_say_nothing(tmp_pat
 
 def test_outside_dynamics_once_is_enough(tmp_path):
     records = labelled(tmp_path / "run.h5", lengths(1, 0, 1), momentum=0.0)
+    assert not any("recent" in record.meta for record in records)
     assert anew(records, ranges=RANGES) == ["equilibrium", "high-energy", "equilibrium"]
 
 
-def test_where_the_steps_before_were_not_labelled_it_cannot_be_told(tmp_path):
+def test_the_record_tells_what_the_steps_before_were_that_nobody_labelled(tmp_path):
     records = labelled(tmp_path / "run.h5", lengths(1, 0, 0, 0, 1, 0, 0, 0))
     for missing in (0, 4):  # the step before the excursion
         del records[missing - (missing > 0)]
-    found = anew(records, ranges=RANGES)
-    assert found == [HOW_LONG, HOW_LONG, "high-energy", HOW_LONG, HOW_LONG, "high-energy"]
+    once = ["equilibrium", "equilibrium", "high-energy"]
+    assert anew(records, ranges=RANGES) == once * 2
+    assert anew(records[::-1], ranges=RANGES) == once[::-1] * 2
+
+
+def test_without_the_steps_before_it_cannot_be_told_for_how_long(tmp_path):
+    records = labelled(tmp_path / "run.h5", lengths(1, 0, 0, 0, 1))
+    for record in records:
+        del record.meta["recent"]  # as in earlier versions
+    assert anew(records, ranges=RANGES) == [
+        "equilibrium", HOW_LONG, HOW_LONG, HOW_LONG, "equilibrium",
+    ]  # fmt: skip
+    at_once = FlagLimits(persistence_steps=1)
+    assert HOW_LONG not in anew(records, ranges=RANGES, limits=at_once)
     atom_counts = TrainingRanges(coordination={"H": (0.5, 1.5)}, frames=9)
-    assert anew(records, ranges=atom_counts) == ["equilibrium"] * 6
+    assert anew(records, ranges=atom_counts) == ["equilibrium"] * 5
+
+
+def test_bonds_are_those_of_the_start_of_the_run(tmp_path):
+    # From the second step on it is no bond by itself: 1.3 times the radii are 0.81 A
+    records = labelled(tmp_path / "run.h5", [0.75, 0.85, 0.86, 0.87, 0.88])
+    long = RegimeRule(name="long", parent="high-energy", flags=["bond_length"])
+    found = anew(records, long, ranges=RANGES)
+    assert found == [*["equilibrium"] * 3, "long", "long"]
 
 
 @pytest.mark.parametrize("seed", range(5))
