@@ -21,7 +21,14 @@ from gate_signals import CANDIDATES, ReliabilityHead
 from gate_tables import Table
 from numpy.typing import NDArray
 
-from hybrid_calc.gate.score import Score, choose_score, fit_score
+from hybrid_calc.gate.score import (
+    HIGHEST,
+    LOWEST,
+    Score,
+    choose_score,
+    fit_score,
+    spread_alone,
+)
 from hybrid_calc.gate.search import Pool
 
 PLAIN = {
@@ -151,7 +158,7 @@ def unit_of(
         "ours with a second opinion": models.ours_with_second,
     }
     for name, model in fitted.items():
-        scores[name] = columns[SPREAD] if model is None else log_odds(model, columns)
+        scores[name] = log_odds(model or spread_alone(domain.tolerances[0]), columns)
     scores["reliability head"] = np.concatenate(
         [models.head.scores(table, domain.atoms[table.name]) for table in tables]
     )
@@ -173,6 +180,10 @@ def unit_of(
 
 
 def log_odds(score: Score, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return a score's order before it is pressed between 0 and 1, where digits are lost."""
-    logs = np.column_stack([np.log(columns[name]) for name in score.signals])
-    return logs @ np.array(score.weights)
+    """Return the log-odds of `Score.probabilities`, which order as those do and lose no digits.
+
+    With the bias: frames that several models score are ranked together.
+    """
+    values = np.column_stack([columns[name] for name in score.signals])
+    odds = np.log(np.clip(values, LOWEST, HIGHEST)) @ np.array(score.weights) + score.bias
+    return np.where(np.isnan(values).any(axis=1), np.inf, odds)

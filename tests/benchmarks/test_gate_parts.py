@@ -12,6 +12,7 @@ import pytest
 from hybrid_calc.gate.labelled import LabelledFrames
 from hybrid_calc.gate.novelty import Cloud, Novelty
 from hybrid_calc.gate.regime import Regime
+from hybrid_calc.gate.score import Score
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -136,6 +137,25 @@ def test_splits_without_a_bad_frame_say_nothing_about_what_was_missed():
         "price_of_asking_all_x": pytest.approx(5.0),
         "missed_share_calibrated_upper_x": pytest.approx(0.1),
     }
+
+
+@pytest.mark.usefixtures("benchmark_path")
+def test_frames_that_several_models_score_rank_by_their_probability_with_every_digit():
+    from gate_rankers import log_odds
+
+    random = np.random.default_rng(0)
+    one = Score(signals=("force_spread", "novelty"), weights=(1.5, 0.5), bias=2.0)
+    other = Score(signals=("force_spread",), weights=(4.0,), bias=-3.0)
+    signals = {name: np.exp(random.normal(0, 1, 200)) for name in ("force_spread", "novelty")}
+    signals["novelty"][0], signals["force_spread"][1:3] = np.nan, (1e-9, 1e9)
+    odds = np.concatenate([log_odds(score, signals) for score in (one, other)])
+    chances = np.concatenate([score.probabilities(signals) for score in (one, other)])
+    assert 1 / (1 + np.exp(-odds)) == pytest.approx(chances, rel=1e-12)
+    assert np.all(np.diff(chances[np.argsort(odds)]) >= 0)
+    far = {"force_spread": np.array([900.0, 901.0])}
+    sure = Score(signals=("force_spread",), weights=(9.0,), bias=0.0)
+    assert np.ptp(sure.probabilities(far)) == 0
+    assert np.ptp(log_odds(sure, far)) > 0
 
 
 @pytest.mark.usefixtures("benchmark_path")
