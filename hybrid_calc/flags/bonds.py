@@ -279,9 +279,7 @@ def outside_ranges(
     return outside, (recent.counts < fewest) | (recent.counts > most)
 
 
-def _finite(
-    lowest: NDArray[np.float64], highest: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _finite(lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return bounds whose products with distances are finite, shape (2, P)."""
     bounds = np.minimum((lowest, highest), FAR)
     bounds[:, lowest > highest] = FAR  # a length that fits nowhere

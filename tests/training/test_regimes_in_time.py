@@ -17,6 +17,7 @@ from hybrid_calc import FlagLimits, GateSettings, HybridCalculator, ToyCommittee
 from hybrid_calc.committee.prediction import CommitteeInfo
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coordination import coordination
+from hybrid_calc.flags.coverage import Surroundings
 from hybrid_calc.flags.monitor import Monitor
 from hybrid_calc.flags.ranges import TrainingRanges, pair_name
 from hybrid_calc.gate.observation import Observation
@@ -126,7 +127,7 @@ def recorded(atoms, watch):
     report = watch.report
     composition = composition_of(atoms)
     regime = classify(composition, report, watch.limits)
-    seen = Observation(regime=regime, fingerprint=np.zeros((1, 1)), report=report)
+    seen = Observation(regime=regime, surroundings=Surroundings.of(np.zeros((1, 1))), report=report)
     meta = {"regime": str(regime), "observation": seen.to_dict()}
     if report.mean_temperature is not None:
         recent = watch.monitor.recent()
