@@ -24,7 +24,7 @@ from hybrid_calc.answer.alignment import Alignments
 from hybrid_calc.answer.recording import labelled_record, package_versions, rejected_record
 from hybrid_calc.answer.step import Step
 from hybrid_calc.answer.tally import Tally
-from hybrid_calc.answer.timing import timed
+from hybrid_calc.answer.timing import Laps
 from hybrid_calc.answer.trajectory import Trajectory
 from hybrid_calc.committee.domain import refuse_outside
 from hybrid_calc.committee.prediction import Committee, Prediction
@@ -45,10 +45,8 @@ from hybrid_calc.gate.regime import BOND_FLAGS, Regime, classify
 from hybrid_calc.gate.signals import observe
 from hybrid_calc.geometry import (
     Composition,
-    check_structure,
-    composition_of,
-    geometry_bytes,
     geometry_key,
+    identify,
     molecule_of,
 )
 from hybrid_calc.reference.label import CarefulReference, Label, Reference, ResumableReference
@@ -157,9 +155,7 @@ class Engine:
         StoreError
             The label could not be made durable.
         """
-        check_structure(atoms)
-        composition = composition_of(atoms)
-        key = geometry_bytes(atoms, composition)
+        key, composition = identify(atoms)
         with self._lock:
             known = self._steps.get(key)
             if known is not None and (known.label is not None or not wanted):
@@ -190,8 +186,7 @@ class Engine:
             self._ahead.clear()
             wanted: dict[tuple[bytes, ...], Atoms] = {}
             for atoms in frames:
-                check_structure(atoms)
-                key = geometry_bytes(atoms)
+                key, _ = identify(atoms)
                 if key not in self._steps and not domain_flags(atoms, self.committee.info):
                     wanted[key] = atoms
             try:
@@ -259,43 +254,43 @@ class Engine:
         trajectory: Trajectory,
         wanted: str,
     ) -> Step:
-        seconds: dict[str, float] = {}
-        with timed(seconds, "flags"):
-            survey = trajectory.survey(atoms, key)
-        with timed(seconds, "committee"):
-            prediction, survey = self._predict(atoms, key, survey)
-            if self._forces.watching and prediction is not None:
-                report = self._forces.look(atoms, survey.report)
-                survey = replace(survey, report=report)
-        with timed(seconds, "gate"):
-            rules = self.gate.settings.regimes
-            regime = classify(composition, survey.report, self.limits, rules)
-            wanted = wanted or self._zeros.missing(composition, prediction)
-            molecule = molecule_of(atoms, composition)
-            observation = self._observe(atoms, molecule, prediction, survey, regime)
-            decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
+        laps = Laps()
+        survey = trajectory.survey(atoms, key)
+        laps.end("flags")
+        prediction, survey = self._predict(atoms, key, survey)
+        if self._forces.watching and prediction is not None:
+            report = self._forces.look(atoms, survey.report)
+            survey = replace(survey, report=report)
+        laps.end("committee")
+        rules = self.gate.settings.regimes
+        regime = classify(composition, survey.report, self.limits, rules)
+        wanted = wanted or self._zeros.missing(composition, prediction)
+        molecule = molecule_of(atoms, composition)
+        observation = self._observe(atoms, molecule, prediction, survey, regime)
+        decision = self.gate.decide(observation, wanted=wanted, streak=trajectory.streak)
+        laps.end("gate")
         label = None
         if decision.source is Source.REFERENCE:
-            with timed(seconds, "reference"):
-                label = self._label(atoms, trajectory, prediction, observation, decision)
-        with timed(seconds, "gate"):
-            step = self._settle(
-                composition,
-                trajectory=trajectory,
-                prediction=prediction,
-                observation=observation,
-                decision=decision,
-                label=label,
-                seconds=seconds,
-            )
+            label = self._label(atoms, trajectory, prediction, observation, decision)
+            laps.end("reference")
+        step = self._settle(
+            composition,
+            trajectory=trajectory,
+            prediction=prediction,
+            observation=observation,
+            decision=decision,
+            label=label,
+            seconds=laps.seconds,
+        )
+        laps.end("gate")
         if label is not None and self.store is not None:
-            with timed(seconds, "store"):
-                least = least_label_probability(self.gate.settings, decision)
-                more = self._provenance(trajectory) | {"least_label_probability": least}
-                recent, level = trajectory.monitor.recent(), self.reference.level
-                record = labelled_record(atoms, step, level=level, more=more, recent=recent)
-                self.store.append(record)
-                trajectory.parent = record.identity
+            least = least_label_probability(self.gate.settings, decision)
+            more = self._provenance(trajectory) | {"least_label_probability": least}
+            recent, level = trajectory.monitor.recent(), self.reference.level
+            record = labelled_record(atoms, step, level=level, more=more, recent=recent)
+            self.store.append(record)
+            trajectory.parent = record.identity
+            laps.end("store")
         self.tally.add(step)
         return step
 

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 from ase.symbols import Symbols
+from numpy.typing import NDArray
 
 from hybrid_calc.errors import StructureError
 
@@ -70,33 +71,36 @@ def check_structure(atoms: Atoms) -> None:
         direction without a cell.
     """
     _check_kind(atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes())
-    # A NaN or infinity anywhere shows in the sum.
-    if not math.isfinite(np.add.reduce(atoms.positions, axis=None)):
-        bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1)).tolist()
-        raise StructureError(
-            f"positions of atoms {bad} are not finite; the step before went wrong."
-        )
+    _check_positions(atoms.positions)
 
 
-def geometry_bytes(atoms: Atoms, composition: Composition | None = None) -> tuple[bytes, ...]:
+def identify(atoms: Atoms) -> tuple[tuple[bytes, ...], Composition]:
+    """Return `geometry_bytes` and `composition_of` of a structure that was checked.
+
+    Raises
+    ------
+    StructureError
+        As of `check_structure` and `composition_of`.
+    """
+    numbers, positions = atoms.numbers.tobytes(), atoms.positions
+    cell, pbc = atoms.cell.array.tobytes(), atoms.pbc.tobytes()
+    _check_kind(numbers, cell, pbc)
+    _check_positions(positions)
+    composition = composition_of(atoms)
+    return (numbers, positions.tobytes(), cell, pbc, composition.state), composition
+
+
+def geometry_bytes(atoms: Atoms) -> tuple[bytes, ...]:
     """Return bytes that are equal exactly when a potential would be asked the same thing.
 
     Numbers, positions, cell and pbc in the atoms' order, then charge and spin.
-
-    Parameters
-    ----------
-    atoms
-        The geometry.
-    composition
-        Of the geometry where it is known already.
     """
-    composition = composition or composition_of(atoms)
     return (
         atoms.numbers.tobytes(),
         atoms.positions.tobytes(),
         atoms.cell.array.tobytes(),
         atoms.pbc.tobytes(),
-        composition.state,
+        composition_of(atoms).state,
     )
 
 
@@ -199,6 +203,15 @@ def _check_kind(numbers: bytes, cell: bytes, pbc: bytes) -> None:
         raise StructureError(
             f"pbc is {periodic.tolist()} but the cell {vectors.tolist()} has no volume; "
             "set atoms.cell, or atoms.pbc = False for a molecule."
+        )
+
+
+def _check_positions(positions: NDArray[np.float64]) -> None:
+    # A NaN or infinity anywhere shows in the sum.
+    if not math.isfinite(np.add.reduce(positions, axis=None)):
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1)).tolist()
+        raise StructureError(
+            f"positions of atoms {bad} are not finite; the step before went wrong."
         )
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 
 
-class timed:  # noqa: N801 - reads as a function; a generator would cost five times as much
-    """Add the time spent inside to a stage."""
+class Laps:
+    """Wall time of stages that follow each other without a gap.
 
-    __slots__ = ("_seconds", "_stage", "_start")
+    Attributes
+    ----------
+    seconds
+        Of each stage, s.
+    """
 
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self._seconds, self._stage = seconds, stage
+    __slots__ = ("_last", "seconds")
 
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
 
-    def __exit__(self, *exception: object) -> None:
-        spent = time.perf_counter() - self._start
-        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + spent
+    def end(self, stage: str) -> None:
+        """Add the time since the last stage ended to this one."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now

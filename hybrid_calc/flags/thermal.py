@@ -35,7 +35,8 @@ def temperature(atoms: Atoms) -> float | None:
         return None
     if not math.isfinite(twice_kinetic):
         raise StructureError("the momenta are not finite; the step before went wrong.")
-    freedom = atoms.get_number_of_degrees_of_freedom()
+    constrained = bool(atoms.constraints)  # asking ASE costs more
+    freedom = atoms.get_number_of_degrees_of_freedom() if constrained else 3 * len(atoms)
     return twice_kinetic / (freedom * units.kB) if freedom else 0.0
 
 
