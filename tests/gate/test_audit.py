@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import gammainc
 
 from hybrid_calc.gate.audit import AuditLog
 from hybrid_calc.gate.calibration import missed_failures
 from hybrid_calc.gate.gate import Gate
+from hybrid_calc.gate.intervals import wilson_interval
 from hybrid_calc.gate.settings import GateSettings
 from tests.gate.scenes import CALM, REACTIVE, observe
 
@@ -49,6 +51,11 @@ def test_audits_of_different_probability_weigh_one_over_it():
     bad = np.array([True] + [False] * 9 + [True] * 2 + [False] * 8)
     p = np.array([0.2] * 10 + [0.05] * 10)
     assert (both.missed().low, both.missed().high) == missed_failures(bad, p, 1.0)[1:]
+    # w = 5 and 20, w^2 (1 - p) = 20 and 380: of all 4000 / 250 = 16, and w^2 / w = 17.  Of bad
+    # ones, with 3.8415 frames of 17: (780 + 65.305 x 16) / (45 + 65.305) = 16.544; of good ones
+    # (3220 + 65.305 x 16) / (205 + 65.305) = 15.778; 250 / (0.82 x 16.544 + 0.18 x 15.778)
+    wanted = wilson_interval(0.18 * 15.238, 15.238)
+    assert (both.missed().low, both.missed().high) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_without_audits_nothing_is_known():
@@ -124,29 +131,33 @@ def test_audits_never_stop():
         GateSettings(audit_probability=0.0)
 
 
-def test_the_lower_bound_is_that_of_one_bad_frame_fewer_where_one_ended_the_sampling():
+def test_the_lower_bound_is_that_of_half_a_bad_frame_fewer_where_one_ended_the_sampling():
     found, ended = log(28, 2, unflagged=1000), log(28, 2, unflagged=1000)
     ended.end_sampling()
-    plain, careful, fewer = found.missed(), ended.missed(), log(28, 1, unflagged=1000).missed()
+    plain, careful = found.missed(), ended.missed()
     assert (careful.audits, careful.bad, careful.estimate) == (30, 2, pytest.approx(2 / 30))
     assert careful.high == plain.high
-    assert careful.low == pytest.approx(fewer.low)
-    assert careful.low < 0.5 * plain.low
-    alone = log(3, 1, unflagged=100)
-    alone.end_sampling()
-    assert alone.missed().low == 0.0  # none of three
+    # 1.5 bad ones of 29.5, over 0.97 as 3 % are known
+    assert careful.low == pytest.approx(wilson_interval(1.546392, 30.412371)[0], abs=1e-6)
+    assert careful.low < 0.7 * plain.low
+    light = log(0, 1, probability=0.2)
+    for _ in range(3):
+        light.add(CALM, 0.03, bad=False)
+    light.end_sampling()
+    assert light.missed().low == 0.0  # 5 of 105: less than half of one of some three
     again = AuditLog()
     again.restore(json.loads(json.dumps(ended.state())))
     assert again.missed() == careful
 
 
-@pytest.mark.parametrize(("bad", "exact"), [(1, 0.0253), (2, 0.2422), (3, 0.6187), (10, 4.7954)])
-def test_that_bound_is_near_the_exact_one_of_sampling_until_so_many_are_found(bad, exact):
-    # chi^2 with 2 k degrees of freedom at 2.5 %, halved: the k-th of a Poisson process
-    judged = log(10**6 - bad, bad)
+@pytest.mark.parametrize("bad", [1, 2, 3, 10])
+def test_that_bound_is_seldom_too_high_where_sampling_goes_on_until_so_many_are_found(bad):
+    # frames until the k-th of a Poisson process, times its rate: chi^2 with 2 k degrees, halved
+    judged = log(10**6 - bad, bad, probability=1e-3)
+    plain = gammainc(bad, judged.missed().low * 10**6)
     judged.end_sampling()
-    assert judged.missed().low * 10**6 == pytest.approx(exact, abs=0.2)
-    assert log(10**6 - bad, bad).missed().low * 10**6 > exact + 0.1  # Wilson's own is too high
+    assert 0.025 < gammainc(bad, judged.missed().low * 10**6) < 0.052
+    assert plain > 0.05
 
 
 def test_a_bad_audit_ends_the_sampling_where_the_regime_is_audited_more_from_then_on():

@@ -187,6 +187,19 @@ def test_a_frame_audited_with_a_tenth_of_the_probability_counts_ten_times():
     assert effective_count(np.array([10.0, 1.0])) == pytest.approx(121 / 101)
 
 
+def test_the_interval_is_wider_where_the_bad_frames_are_the_heavy_ones():
+    p = np.array([0.2] * 50 + [0.03] * 20)
+    light, heavy = np.arange(70) < 6, np.arange(70) >= 64
+    shares, widths = [], []
+    for bad in (light, heavy):
+        share, low, high = missed_failures(bad, p, 1.0)
+        assert low < share < high
+        shares.append(share)
+        widths.append(high - low)
+    assert shares == pytest.approx([30 / 916.667, 200 / 916.667], abs=1e-5)
+    assert widths[0] < 0.5 * widths[1]
+
+
 @pytest.mark.parametrize("changing", [False, True])
 def test_the_interval_covers_the_truth_in_95_of_100_runs(changing):
     random = np.random.default_rng(5)
@@ -200,6 +213,25 @@ def test_the_interval_covers_the_truth_in_95_of_100_runs(changing):
         _, low, high = missed_failures(bad[audited], probability[audited], float((~flagged).mean()))
         covered += low <= bad.mean() <= high
     assert 0.93 <= covered / 500 <= 0.98
+
+
+@pytest.mark.parametrize(("first", "then"), [(0.15, 0.15), (0.3, 0.0), (0.02, 0.3)])
+def test_the_interval_covers_the_truth_where_audits_decide_how_many_follow(first, then):
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(400):
+        bad = random.random(800) < np.where(np.arange(800) < 400, first, then)
+        draws, found, row, ended = random.random(800), [], 0, False
+        for wrong, draw in zip(bad.tolist(), draws.tolist(), strict=True):
+            probability = 0.2 if row < 10 else 0.03
+            if draw < probability:
+                found.append((wrong, probability))
+                ended |= wrong and row >= 10
+                row = 0 if wrong else row + 1
+        wrongs, probabilities = (np.array(column) for column in zip(*found, strict=True))
+        _, low, high = missed_failures(wrongs, probabilities, 1.0, ended=ended)
+        covered += low <= bad.mean() <= high
+    assert 0.93 <= covered / 400 <= 0.99
 
 
 # statements
