@@ -138,8 +138,8 @@ def missed_failures(
     share, where both are sum w^2 (1 - p) / sum w; Kish's takes that of all.
     With one probability it is the number of audits over 1 - p.  To both are
     added z^2 frames like all audited ones, as many as Wilson's interval adds:
-    the few bad ones found may happen to be light (by Korn and Graubard's count
-    of 1998, without these, intervals held in as few as 70 % of simulated runs).
+    the few bad ones found may happen to be light, and Korn and Graubard's count
+    of 1998, which is the same without these, then promises too much.
 
     It is meant for so many audits of which some are bad.  Where a bad audit
     ends the sampling (the gate asks, or audits, otherwise from then on) the
