@@ -96,8 +96,11 @@ def _outside(observation: Observation) -> list[Reason]:
     flags = [flag for flag in observation.report.flags if not flag.trustable]
     if flags:
         return [Reason(policy="outside", detail=str(flag)) for flag in flags]
-    if math.isnan(observation.spread):
-        return [Reason(policy="outside", detail="the committee's force spread is not a number")]
+    if not math.isfinite(observation.spread):
+        return [Reason(policy="outside", detail="the committee's force spread is not finite")]
+    temperature = observation.mean_temperature
+    if temperature is not None and not math.isfinite(temperature):
+        return [Reason(policy="outside", detail="the mean temperature is not finite")]
     return []
 
 

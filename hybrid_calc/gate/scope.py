@@ -9,34 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ase.data import atomic_numbers
-
-from hybrid_calc.gate.regime import (
-    CLASH,
-    DEFECT,
-    EQUILIBRIUM,
-    HIGH_ENERGY,
-    HOT,
-    REACTIVE,
-    WARM,
-    Regime,
-)
+from hybrid_calc.gate.regime import Regime
 from hybrid_calc.gate.scope_entry import CONFIDENCE, ChosenEntry, ScopeEntry, band_of, many
+from hybrid_calc.gate.scope_gaps import gaps_between
 from hybrid_calc.gate.settings import KCAL_PER_MOL
-from hybrid_calc.geometry import PERIODIC
 
-KNOWN_REGIMES = (EQUILIBRIUM, WARM, HOT, HIGH_ENERGY, REACTIVE, CLASH, DEFECT)
-"""Kinds of geometry that a card names where it has no frame of them."""
 NOISE_FACTOR = 3.0
 """A tolerance below so many times the label noise means nothing."""
-NONMETALS = frozenset(
-    {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "As", "Se", "Br",
-     "Kr", "Te", "I", "Xe", "At", "Rn"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,39 +95,12 @@ class ScopeCard:
 
     def not_validated(self) -> list[str]:
         """Return everything that nothing was shown about, by name."""
-        good = [entry for entry in self.entries if entry.validated]
         gaps = [
             f"{entry.name}: {self.statement(entry)}; {self._bounds(entry)}{entry.remedy}"
             for entry in self.entries
             if not entry.validated
         ]
-        seen = {entry.regime.name for entry in self.entries}
-        gaps += [f"{name}: no frame" for name in KNOWN_REGIMES if name not in seen]
-        names = {entry.regime.name for entry in good}
-        if not any("transition" in name for name in names):
-            gaps.append("transition states")
-        elements = {symbol for entry in good for symbol in entry.regime.elements.split()}
-        if elements <= NONMETALS:
-            gaps.append("metals")
-        ends = [entry.up_to or math.inf for entry in good if entry.band != "outside dynamics"]
-        if not ends:
-            gaps.append("dynamics at any temperature")
-        elif max(ends) < math.inf:
-            gaps.append(f"above {max(ends):g} K")
-        if not any(entry.regime.charge for entry in good):
-            gaps.append("charged species")
-        if not any(entry.regime.multiplicity != 1 for entry in good):
-            gaps.append("open shells (multiplicity other than 1)")
-        known = " ".join(sorted(elements, key=lambda symbol: atomic_numbers[symbol]))
-        gaps.append(f"elements other than {known}" if known else "any element")
-        molecules = sorted({formula for entry in good for formula in entry.molecules})
-        if not any(formula.endswith(PERIODIC) for formula in molecules):
-            gaps.append("periodic cells")
-        if len({entry.molecules for entry in good}) == 1:
-            gaps.append(others_than(molecules))
-        else:
-            gaps += [f"{entry.name}: {others_than(entry.molecules)}" for entry in good]
-        return gaps
+        return gaps + gaps_between(self.entries)
 
     def noise(self) -> str:
         """Return the share of the errors that lies in the labels, in words."""
@@ -166,6 +122,12 @@ class ScopeCard:
         if self.label_noise is None:
             return None
         return math.sqrt(max(entry.force_quantiles[2] ** 2 - self.label_noise**2, 0.0))
+
+    def errors(self, entry: ScopeEntry) -> str:
+        """Return the errors of an entry's frames in words, and the model's part of them."""
+        words = f"{entry.name}: {entry.errors}"
+        part = self.model_part(entry)
+        return words if part is None else f"{words}; the model's part (epistemic) {part:.2g} eV/A"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
@@ -216,9 +178,3 @@ class ScopeCard:
             f"95 % of frames are within {entry.force_bound:.2g} eV/A, and 95 % within "
             f"{entry.energy_bound / KCAL_PER_MOL:.2g} kcal/mol; "
         )
-
-
-def others_than(molecules: Sequence[str]) -> str:
-    """Return in words of which molecules too little is known."""
-    few = "any molecule by itself: each has few frames"
-    return f"molecules other than {', '.join(molecules)}" if molecules else few

@@ -99,6 +99,11 @@ class ScopeEntry:
         return f"{self.regime}, {self.band}"
 
     @property
+    def errors(self) -> str:
+        """The quantiles of the errors in words."""
+        return errors_in_words(self.force_quantiles, self.energy_quantiles)
+
+    @property
     def remedy(self) -> str:
         """What it would take to validate this, in words."""
         if self.trajectories < MIN_TRAJECTORIES:
@@ -154,12 +159,11 @@ class ChosenEntry:
     energy_quantiles: tuple[float, float, float]
 
     def __str__(self) -> str:
-        forces = ", ".join(f"{value:.2g}" for value in self.force_quantiles)
-        energies = ", ".join(f"{value:.2g}" for value in self.energy_quantiles)
         return (
             f"{self.regime}: {self.labels} {many('label', self.labels)} chosen by relaxations and "
-            f"bands of {', '.join(self.molecules)}: errors up to {forces} eV/A and {energies} eV "
-            "in 50, 90 and 95 % of them; no statement, since a search chose them"
+            f"bands of {', '.join(self.molecules)}: "
+            f"{errors_in_words(self.force_quantiles, self.energy_quantiles)}; no statement, since "
+            "a search chose them"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,6 +280,12 @@ def band_name(band: tuple[float | None, float | None]) -> str:
     if above is None:
         return "outside dynamics" if up_to is None else f"up to {up_to:g} K"
     return f"above {above:g} K" if up_to is None else f"{above:g} to {up_to:g} K"
+
+
+def errors_in_words(forces: Sequence[float], energies: Sequence[float]) -> str:
+    """Return the 50, 90 and 95 % quantiles of force (eV/A) and energy errors (eV) in words."""
+    both = (", ".join(f"{value:.2g}" for value in values) for values in (forces, energies))
+    return "errors up to {} eV/A and {} eV in 50, 90 and 95 % of frames".format(*both)
 
 
 def _quantiles(

@@ -135,13 +135,7 @@ def print_scope(
         _line(console, f"  {sentence}")
     _line(console, card.noise())
     for entry in card.entries:
-        part = card.model_part(entry)
-        if part is not None:
-            _line(
-                console,
-                f"  {entry.name}: 95 % of force errors up to {entry.force_quantiles[2]:.2g} eV/A, "
-                f"of which the model's (epistemic) {part:.2g}",
-            )
+        _line(console, f"  {card.errors(entry)}")
     for chosen in card.chosen:
         _line(console, str(chosen))
     for why, frames in card.left_out.items():

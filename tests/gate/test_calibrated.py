@@ -379,14 +379,21 @@ def test_a_number_that_is_none_asks_under_every_policy_that_looks_at_it(
         **{"spread": None, "risk": 0.0, "novelty": 0.1, "force_spread": 0.01, name: value}
     )
     looks = {
-        "force_spread": ALL if math.isnan(value) else {"uncertain", "contradiction"},
+        "force_spread": ALL,
         "risk": {"uncertain", "contradiction"} if calibrated else set(),
         "novelty": {"unseen"} if calibrated else set(),
     }[name]
-    if calibrated and name == "force_spread" and math.isinf(value):
-        looks = set()  # the calibration's score looks at the risk alone
     if looks & policies:
         assert judge.decide(broken).source is Source.REFERENCE
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("policies", [ALL, {"unseen"}, set()])
+def test_a_mean_temperature_that_is_no_number_asks_under_every_policy(bad, policies):
+    judge, scene = gate(policies=frozenset(policies)), observe(risk=0.0, temperature=300.0)
+    for _ in range(3):
+        judge.learn(judge.decide(scene, wanted="to earn trust"), scene, 0.01, 0.0)
+    assert "outside" in judge.decide(observe(risk=0.0, temperature=bad)).policies
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

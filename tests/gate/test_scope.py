@@ -99,6 +99,49 @@ def test_everything_else_is_named():
     assert "equilibrium: no frame" not in gaps
 
 
+def test_every_band_and_regime_without_frames_is_named_chemistry_by_chemistry():
+    gaps = card_of(frames_of(errors(100), temperatures=np.full(100, 450.0))).not_validated()
+    assert {"up to 350 K", "above 500 K"} <= set(gaps)
+    assert "geometries outside dynamics (relaxations, bands, scans)" in gaps
+    ammonia = dataclasses.replace(REACTIVE, elements="H N")
+    frames = frames_of(
+        errors(300),
+        regimes=[CALM] * 200 + [ammonia] * 100,
+        temperatures=np.array([300.0] * 100 + [600.0] * 100 + [900.0] * 100),
+    )
+    gaps = card_of(frames).not_validated()
+    for words in (
+        "H O, 350 to 500 K", "H O, above 700 K", "reactive H N, up to 700 K",
+        "reactive H N, above 1000 K", "equilibrium H N: no frame", "reactive H O: no frame",
+        "H O, geometries outside dynamics (relaxations, bands, scans)",
+    ):  # fmt: skip
+        assert words in gaps, words
+    assert not {"H O, up to 350 K", "equilibrium H O: no frame"} & set(gaps)
+
+
+def test_one_cation_does_not_stand_for_charged_species():
+    kinds = [CALM, dataclasses.replace(CALM, charge=1, multiplicity=2)]
+    frames = frames_of(errors(200), regimes=[kind for kind in kinds for _ in range(100)])
+    gaps = card_of(frames).not_validated()
+    assert {"charges other than 0, +1", "multiplicities other than 1, 2"} <= set(gaps)
+    assert "charged species" not in gaps
+
+
+def test_a_card_of_relaxations_alone_names_dynamics():
+    frames = frames_of(errors(100), temperatures=np.full(100, np.nan))
+    gaps = card_of(frames).not_validated()
+    assert "dynamics at any temperature" in gaps
+    assert not any("outside dynamics" in gap or gap.startswith("above") for gap in gaps)
+
+
+def test_the_card_tells_errors_in_words():
+    card = card_of(frames_of(errors(90, 10)), label_noise=0.03)
+    assert card.errors(card.entries[0]) == (
+        "equilibrium H O, up to 350 K: errors up to 0.05, 0.05, 0.5 eV/A and 0, 0, 0 eV in 50, 90 "
+        "and 95 % of frames; the model's part (epistemic) 0.5 eV/A"
+    )
+
+
 def test_molecules_are_named_by_regime_where_they_differ():
     frames = frames_of(
         errors(200),
