@@ -83,7 +83,9 @@ def main() -> None:
         figures[f"overhead_ms_calibrated_{size}_atoms"] = outside * 1e3
     mace = MaceCommittee([network("production", seed) for seed in range(4)])
     for size in SIZES[: 1 if options.quick else None]:
-        outside, inside = one_system(shaken(structure(size)), mace, steps // 10, Gate(SETTINGS))
+        outside, inside = one_system(
+            shaken(structure(size)), mace, max(steps // 10, 40), Gate(SETTINGS)
+        )
         figures[f"overhead_share_production_{size}_atoms"] = outside / inside
     ani = AniCommittee()
     for size, atoms in zip(SIZES, (molecule("CH3CH2OH"), cluster(7), cluster(20)), strict=True):

@@ -75,7 +75,7 @@ def check_structure(atoms: Atoms) -> None:
 
 
 def identify(atoms: Atoms) -> tuple[tuple[bytes, ...], Composition]:
-    """Return `geometry_bytes` and `composition_of` of a structure that was checked.
+    """Check a structure; return its `geometry_bytes` and `composition_of`.
 
     Raises
     ------

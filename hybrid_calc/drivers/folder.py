@@ -98,7 +98,7 @@ class RunFolder:
 
     def decisions(self) -> Iterator[dict[str, Any]]:
         """Yield what was logged before this run was resumed."""
-        with (self.path / "decisions.jsonl").open() as file:
+        with (self.path / "decisions.jsonl").open("rb") as file:
             for text in itertools.islice(file, self._lines):
                 yield json.loads(text)
 
@@ -150,11 +150,12 @@ class RunFolder:
             "frames": self._frames,
             "wall_seconds": self.wall_seconds,
         }
-        _replace(self._state, json.dumps(full))
+        _replace(self._state, json.dumps(full).encode())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
-        _replace(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        text = json.dumps(summary, indent=2) + "\n"
+        _replace(self.path / "summary.json", text.encode())
 
     def close(self) -> None:
         """Close every file."""
@@ -183,8 +184,8 @@ class RunFolder:
         if self.resumed is None:
             return
         decisions = self.path / "decisions.jsonl"
-        lines = decisions.read_text().splitlines(keepends=True)
-        _replace(decisions, "".join(lines[: self.resumed["decisions"]]))
+        lines = decisions.read_bytes().splitlines(keepends=True)
+        _replace(decisions, b"".join(lines[: self.resumed["decisions"]]))
         if not self.resumed["frames"]:  # ASE cannot read a trajectory without frames
             self.trajectory_path.write_bytes(b"")
             return
@@ -197,10 +198,10 @@ class RunFolder:
         os.replace(temporary, self.trajectory_path)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -9,6 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from hybrid_calc.errors import StructureError
 from hybrid_calc.flags.contacts import (
     Pairs,
     atoms_of,
@@ -103,15 +104,23 @@ class BondWatch:
             Whether it belongs to dynamics, where a flag must persist.
         temperature
             Mean temperature, K; None outside dynamics.
+
+        Raises
+        ------
+        StructureError
+            A distance is not finite.
         """
         self.window.append(distances)
-        apart = distances - self._quiet_bounds
-        if np.maximum.reduce(apart[0] * apart[1], initial=-math.inf) <= 0:
-            if not self._still:
-                for memory in self._memories():
-                    memory[:] = 0
-                self._still = True
-            return []
+        if self._quiet_bounds is not None:
+            apart = distances - self._quiet_bounds
+            if np.maximum.reduce(apart[0] * apart[1], initial=-math.inf) <= 0:
+                if not self._still:
+                    for memory in self._memories():
+                        memory[:] = 0
+                    self._still = True
+                return []
+        if not np.isfinite(distances).all():  # never quiet, and no test below would see it
+            raise StructureError("distances of atoms are not finite; the step before went wrong.")
         self._still = False
         limits = self._limits
         lasting = limits.persistence_steps if moving else 1
@@ -217,11 +226,11 @@ class BondWatch:
             )
         ]
 
-    def _quiet(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _quiet(self, distances: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Return the distances between which nothing is up, lower and upper, shape (2, P).
 
         Nearly every geometry is quiet; one product then stands for all tests.
-        It has to be finite: `FAR` is no bound above.
+        It has to be finite: `FAR` is no bound above.  None where no geometry is.
         """
         limits, graph = self._limits, self.graph
         lowest, highest = quiet_range(
@@ -245,7 +254,7 @@ class BondWatch:
             fewest, most = coordination(high, self._pairs), coordination(low, self._pairs)
             if (fewest >= self._fewest).all() and (most <= self._most).all():
                 return _finite(low, high)
-        return np.full((2, len(lowest)), FAR)  # never quiet
+        return None
 
 
 def outside_ranges(

@@ -25,6 +25,8 @@ FINGERPRINT_WIDTH = 0.25
 """Width of the radial functions, A."""
 FEW_PAIRS = 300
 """Up to so many pairs, leaving out those beyond the cut-off costs more than it saves."""
+MANY_PAIRS = 5000
+"""Beyond so many pairs a fingerprint takes less room than the distances it is made from."""
 
 
 def domain_flags(atoms: Atoms, info: CommitteeInfo) -> tuple[Flag, ...]:
@@ -116,6 +118,8 @@ class Surroundings:
         self._parts: tuple[NDArray[np.float64], Pairs, NDArray[np.intp]] | None
         self._parts = (distances, pairs, columns)
         self._known: NDArray[np.floating] | None = None
+        if len(distances) > MANY_PAIRS:
+            self._known, self._parts = fingerprint(distances, pairs, columns), None
 
     @classmethod
     def of(cls, fingerprint: NDArray[np.floating]) -> Surroundings:
@@ -137,8 +141,10 @@ class Surroundings:
     @property
     def fingerprint(self) -> NDArray[np.floating]:
         """Environment of each atom, shape (N, D)."""
-        if self._parts is not None:
-            self._known, self._parts = fingerprint(*self._parts), None
+        parts = self._parts
+        if parts is not None:  # another thread may be here, too
+            self._known = fingerprint(*parts)
+            self._parts = None
         return cast("NDArray[np.floating]", self._known)
 
 

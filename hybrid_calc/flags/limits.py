@@ -35,7 +35,11 @@ class FlagLimits(BaseModel):
         "that was not bonded is forming a bond.",
     )
     persistence_steps: int = Field(
-        3, ge=1, description="Steps of dynamics a bond must stay broken or formed to count."
+        3,
+        ge=1,
+        le=100,
+        description="Steps of dynamics a bond must stay broken or formed to count, at most 100; "
+        "records of labelled frames have as many.",
     )
     max_step_displacement_ang: float = Field(
         0.3, gt=0, description="How far an atom may move between two geometries of a dynamics, A."

@@ -103,10 +103,7 @@ def second_neighbours(graph: BondGraph, atoms: int) -> NDArray[np.bool_]:
 def quiet_range(
     graph: BondGraph, *, contact_ratio: float, breaking_ratio: float, forming_order: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the distances between which no pair clashes, breaks or forms, each shape (P,).
-
-    Nearly every geometry is quiet; two comparisons then stand for all tests.
-    """
+    """Return the distances between which no pair clashes, breaks or forms, each shape (P,)."""
     reach = graph.pairs.radii_sum - ORDER_LENGTH * np.log(forming_order)
     forming = np.where(graph.bonded, 0.0, np.minimum(reach, graph.lengths / breaking_ratio))
     lowest = np.maximum(contact_ratio * graph.pairs.radii_sum, forming)

@@ -120,7 +120,11 @@ class AuditLog:
             bad += [True] * wrong + [False] * (audits - wrong)
             probabilities += [probability] * audits
         estimate, low, high = missed_failures(
-            np.array(bad, dtype=bool), np.array(probabilities), share, ended=self.ended
+            np.array(bad, dtype=bool),
+            np.array(probabilities),
+            share,
+            ended=self.ended,
+            unflagged=self.unflagged,
         )
         return Missed(
             estimate=estimate,

@@ -125,6 +125,7 @@ def missed_failures(
     confidence: float = 0.95,
     *,
     ended: bool = False,
+    unflagged: int | None = None,
 ) -> tuple[float, float, float]:
     """Return the share of all frames that are bad and were not flagged, with its interval.
 
@@ -167,6 +168,9 @@ def missed_failures(
         Two-sided.
     ended
         Whether a bad audit ended the sampling that found it.
+    unflagged
+        Number of frames that nothing but chance could have labelled, audited
+        ones among them; None where those are all.
 
     Returns
     -------
@@ -178,8 +182,11 @@ def missed_failures(
     total = float(weights.sum())
     share = float(weights[bad].sum()) / total
     unknown = weights**2 * (1 - probabilities)
-    if not unknown.any():  # every unflagged frame is known
-        return unflagged_share * share, unflagged_share * share, unflagged_share * share
+    if not unknown.any():  # chance had no say: of the others each may be good or bad
+        hits = int(bad.sum())
+        every = max(len(bad), unflagged or 0)
+        high = (hits + every - len(bad)) / every
+        return unflagged_share * share, unflagged_share * hits / every, unflagged_share * high
     added = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2 * total / effective_count(weights)
     of_bad, of_good = (
         float(unknown[those].sum() + added * unknown.sum() / total)
@@ -187,12 +194,12 @@ def missed_failures(
         for those in (bad, ~bad)
     )
     count = total / ((1 - share) * of_bad + share * of_good)
-    hits = share * count
-    low, high = wilson_interval(hits, count, confidence)
+    found = share * count
+    low, high = wilson_interval(found, count, confidence)
     if ended:
         half = 0.5 * float((weights**2).sum() / unknown.sum())  # of an audit, as the count has it
-        without = min(half, hits)  # fewer where all that were bad weigh less
-        low, _ = wilson_interval(hits - without, count - without, confidence)
+        without = min(half, found)  # fewer where all that were bad weigh less
+        low, _ = wilson_interval(found - without, count - without, confidence)
     return unflagged_share * share, unflagged_share * low, unflagged_share * high
 
 

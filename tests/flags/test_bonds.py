@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from hybrid_calc.committee.prediction import CommitteeInfo
-from hybrid_calc.errors import InputError
+from hybrid_calc.errors import InputError, StructureError
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coordination import coordination
 from hybrid_calc.flags.limits import FlagLimits
@@ -134,6 +134,22 @@ def test_a_bond_the_training_frames_never_had_is_flagged_at_any_length():
 
 def test_the_first_geometry_is_judged_as_well():
     assert set(flags(monitor(ranges(), **LOOSE), water(length=1.2))) == {"bond_length"}
+
+
+def test_an_atom_alone_has_no_neighbours_which_its_range_may_want():
+    watch = monitor(ranges(), **LOOSE)
+    assert set(flags(watch, Atoms("H"))) == {"coordination"}
+    assert flags(monitor(ranges(coordination={}), **LOOSE), Atoms("H")) == {}
+
+
+@pytest.mark.parametrize("shown", [None, ranges()])
+def test_distances_that_overflow_raise_though_every_position_is_finite(shown):
+    watch = monitor(shown, **LOOSE)
+    watch.start(water())
+    far = water()
+    far.positions[1], far.positions[2] = 1.7e308, -1.7e308
+    with np.errstate(over="ignore"), pytest.raises(StructureError, match="not finite"):
+        watch.survey(far)
 
 
 def test_ranges_that_say_nothing_flag_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from hybrid_calc.committee.prediction import CommitteeInfo, Domain
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coverage import (
     FINGERPRINT_CENTRES,
+    Surroundings,
     domain_flags,
     fingerprint,
     fingerprint_columns,
@@ -83,6 +85,22 @@ def test_neighbours_add_up():
     two = fingerprint_of(Atoms("H3", [[0, 0, -1], [0, 0, 0], [0, 0, 1]]))
     one = fingerprint_of(Atoms("H2", [[0, 0, 0], [0, 0, 1]]))
     np.testing.assert_allclose(two[1], 2 * one[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("copies", [1, 36])
+def test_surroundings_are_worked_out_when_asked_for_and_of_large_structures_at_once(copies):
+    atoms = Atoms()
+    for number in range(copies):
+        water = molecule("H2O")
+        water.translate([4.0 * number, 0, 0])
+        atoms += water
+    pairs = pairs_of(atoms.numbers)
+    distances = pair_distances(atoms, pairs)
+    seen = Surroundings(distances, pairs, fingerprint_columns(pairs))
+    assert (seen._parts is None) is (copies > 1)
+    assert np.array_equal(seen.fingerprint, fingerprint_of(atoms))
+    assert seen._parts is None
+    assert copy.deepcopy(seen).fingerprint.shape == (3 * copies, 24)
 
 
 def test_moving_turning_and_renumbering_change_no_environment():

@@ -198,3 +198,28 @@ def test_the_interval_holds_what_was_missed_in_nineteen_of_twenty_runs(react):
         missed = judged.missed()
         held.append(missed.low <= bad.mean() <= missed.high)
     assert 0.93 <= np.mean(held) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("audits", "bad", "low", "high"), [(10, 0, 0, 0.75), (10, 1, 0.025, 0.775)]
+)
+def test_steps_that_chance_never_chose_are_not_known_though_every_audit_was_sure(
+    audits, bad, low, high
+):
+    log = AuditLog()
+    for number in range(40):
+        log.count(flagged=False)
+        if number < audits:
+            log.add(CALM, 1.0, bad=number < bad)
+    missed = log.missed()
+    assert (missed.low, missed.high) == pytest.approx((low, high))
+    assert missed.estimate == pytest.approx(bad / audits)
+
+
+def test_where_every_step_is_audited_all_is_known():
+    log = AuditLog()
+    for number in range(4):
+        log.count(flagged=False)
+        log.add(CALM, 1.0, bad=number == 0)
+    missed = log.missed()
+    assert (missed.estimate, missed.low, missed.high) == (0.25, 0.25, 0.25)
