@@ -230,6 +230,15 @@ def show(units: list[Unit], gains: dict[str, Any]) -> None:
                 low, high = found[name]["low"], found[name]["high"]
                 line += f"   {found[name]['gain']:+.3f} ({low:+.3f} to {high:+.3f})"
         say(line)
+    columns = ("auroc", "recall_at_5%", "recall_at_10%", "recall_at_20%")
+    say(f"{'unseen units':34s} " + " ".join(f"{column:>13s}" for column in columns))
+    unseen = [unit for unit in units if unit.kind != "300K" and len(unit.errors) >= LEAST_FRAMES]
+    rows = [unit.rows() for unit in unseen]
+    for name in RANKERS:
+        mine = [row[name] for row in rows if name in row]
+        if mine:
+            means = [float(np.mean([row[column] for row in mine])) for column in columns]
+            say(f"{name:34s} " + " ".join(f"{value:13.3f}" for value in means))
 
 
 if __name__ == "__main__":
