@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from hybrid_calc.drivers.neb import HybridNEB
     from hybrid_calc.drivers.relax import HybridRelax
     from hybrid_calc.farm import label_frames
+    from hybrid_calc.flags.coverage import Surroundings
     from hybrid_calc.flags.limits import FlagLimits
     from hybrid_calc.gate.calibration_file import CommitteeCalibration, read_calibration
     from hybrid_calc.gate.gate import Gate
+    from hybrid_calc.gate.observation import Observation, Outcome
+    from hybrid_calc.gate.regime import Regime
+    from hybrid_calc.gate.replay import ReplayFrame, replay
     from hybrid_calc.gate.scope import ScopeCard
     from hybrid_calc.gate.settings import GateSettings
     from hybrid_calc.reference.ase_backend import AseReference, gfn2_xtb
@@ -58,17 +62,23 @@ __all__ = [
     "LocalExecutor",
     "MaceCommittee",
     "MembersCommittee",
+    "Observation",
+    "Outcome",
     "Prediction",
     "PySCFReference",
     "Record",
     "Reference",
+    "Regime",
+    "ReplayFrame",
     "ScopeCard",
     "Step",
+    "Surroundings",
     "ToyCommittee",
     "ToyReference",
     "gfn2_xtb",
     "label_frames",
     "read_calibration",
+    "replay",
 ]
 
 _HOMES = {
@@ -93,17 +103,23 @@ _HOMES = {
     "LocalExecutor": "reference.local_executor",
     "MaceCommittee": "committee.mace",
     "MembersCommittee": "committee.members",
+    "Observation": "gate.observation",
+    "Outcome": "gate.observation",
     "Prediction": "committee.prediction",
     "PySCFReference": "reference.pyscf_backend",
     "Record": "store.record",
     "Reference": "reference.label",
+    "Regime": "gate.regime",
+    "ReplayFrame": "gate.replay",
     "ScopeCard": "gate.scope",
     "Step": "answer.step",
+    "Surroundings": "flags.coverage",
     "ToyCommittee": "committee.toy",
     "ToyReference": "reference.toy",
     "gfn2_xtb": "reference.ase_backend",
     "label_frames": "farm",
     "read_calibration": "gate.calibration_file",
+    "replay": "gate.replay",
 }
 
 

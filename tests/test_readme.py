@@ -38,6 +38,16 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path):
     assert (tmp_path / "methanol.h5").exists()
 
 
+def test_the_table_example_prints_what_stands_below_it():
+    code, shown = re.findall(
+        r"```python\n([^`]*?replay\(frames.*?)```\n\n```text\n(.*?)```", README, re.DOTALL
+    )[0]
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == shown, ended.stderr
+
+
 def test_the_first_example_has_about_fifteen_lines():
     assert len([line for line in block("python").splitlines() if line.strip()]) <= 17
 

@@ -125,7 +125,8 @@ class GateSettings(BaseModel):
         "stop",
         description="Stop (the run can be resumed with a larger budget), or go on with "
         "every step that should have been asked marked unverified; calls are then saved for "
-        "the worst steps while the budget lasts.",
+        "the worst steps while the budget lasts, where the number of steps to come is known "
+        "(hybrid-calc run knows it; in scripts set calc.engine.gate.horizon).",
     )
     when_reference_fails: Literal["raise", "continue"] = Field(
         "raise",
