@@ -39,9 +39,8 @@ def test_the_first_example_prints_what_stands_below_it(tmp_path):
 
 
 def test_the_table_example_prints_what_stands_below_it():
-    code, shown = re.findall(
-        r"```python\n([^`]*?replay\(frames.*?)```\n\n```text\n(.*?)```", README, re.DOTALL
-    )[0]
+    pattern = r"```python\n([^`]*?replay\(frames.*?)```\n\n```text\n(.*?)```"
+    ((code, shown),) = re.findall(pattern, README, re.DOTALL)
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )

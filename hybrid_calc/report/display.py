@@ -62,7 +62,7 @@ class Display:
         if not self._console.is_terminal and tenth > self._tenth:
             self._tenth = tenth
             text = f"step {done} of {total}, {words}{self._left(done, total)}"
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -125,6 +126,20 @@ def test_a_finished_run_leaves_summary_decisions_trajectory_and_store(jobs, tmp_
         assert {record.meta["committee"] for record in store} == {summary["committee_hash"]}
     for words in ("reference calls", "hybrid-calc store info", "hybrid-calc store export"):
         assert words in ended.out
+
+
+def test_the_progress_line_says_what_audits_found_while_the_run_goes_on(jobs, tmp_path):
+    gate = {"audit_probability": 0.5, "policies": ["audit"]}
+    ended = jobs.run(tmp_path / "run", md={"steps": 20}, gate=gate)
+    lines = [line for line in ended.out.splitlines() if line.startswith("step ")]
+    audits = [
+        re.search(r"missed failures: .* % \(.* to .* %, 95 %\), from (\d+) audits?", line)
+        for line in lines
+    ]
+    numbers = [int(found.group(1)) for found in audits if found]
+    assert len(numbers) > 3
+    assert numbers == sorted(numbers)
+    assert 0 < numbers[0] < numbers[-1]
 
 
 def test_the_trajectory_has_a_frame_per_step_with_its_answer_and_source(jobs, tmp_path):
