@@ -62,3 +62,21 @@ def test_every_pathway_is_shown_with_what_became_of_it():
     assert text.count("pathway sought") == 3
     assert "4.007 eV, steps: 3, confirmed" in text
     assert "not known, steps: 1, given up: 120 labels" in text
+
+
+def test_a_mode_too_soft_for_forces_to_tell_a_minimum_is_spoken_of():
+    def row(softest):
+        console = Console(file=io.StringIO(), width=120)
+        summary = {
+            "driver": "surface", "task": "relax", "files": {}, "confirmed": True,
+            "energy_ev": -1.0, "fmax_ev_per_ang": 0.001, "prior": "committee", "known_labels": 0,
+            "forecasts": {"predicted_before_label": 0, "within_interval_95": 0},
+            "softest_invcm": softest,
+        }  # fmt: skip
+        print_result(console, summary)
+        return console.file.getvalue()
+
+    assert "38 1/cm: too soft" in row(38.2)
+    assert "-48 1/cm: too soft" in row(-47.6)
+    assert "too soft" not in row(271.0)
+    assert "too soft" not in row(None)  # a single atom

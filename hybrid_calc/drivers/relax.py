@@ -230,10 +230,27 @@ class HybridRelax:
         if best is None or self.settings.frequencies == "none":
             return None
         if self.settings.frequencies == "surface":
-            hessian = surface_hessian(self.book.surface(), best.positions)
-        else:
-            hessian = reference_hessian(self.atoms, best.positions, self._label)
+            return self._on_surface(best.positions)
+        hessian = reference_hessian(self.atoms, best.positions, self._label)
         return vibrations_of(self.atoms, best.positions, hessian)
+
+    def _on_surface(self, positions: NDArray[np.float64]) -> Vibrations:
+        hessian = surface_hessian(self.book.surface(), positions)
+        return vibrations_of(self.atoms, positions, hessian)
+
+    def softest_mode(self) -> float | None:
+        """Return the lowest frequency at the confirmed minimum, from the surface, 1/cm.
+
+        It costs no label.  Where it is low or imaginary (negative), small
+        forces are no sign of a minimum: a methyl group on top of its barrier
+        has them, too, and the surface cannot tell so small a curvature's sign.
+        None before a label confirmed anything, and for a single atom.
+        """
+        best = self._confirmed()
+        if best is None:
+            return None
+        frequencies = self._on_surface(best.positions).frequencies
+        return float(frequencies[0]) if len(frequencies) else None
 
     def _relax_on_surfaces(self) -> bool:
         """Propose, label, refit; tell whether a label confirmed a minimum."""

@@ -55,8 +55,13 @@ def run_surface_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcom
         ending=run.ending(confirmed=result.confirmed),
         steps=run.asked,
         why=result.missing,
-        figures=_figures(result, run),
+        figures=_figures(result, run) | _softest(driver, settings),
     )
+
+
+def _softest(driver: HybridRelax, settings: RelaxSettings) -> dict[str, Any]:
+    """Return the softest mode where the reference's own frequencies are not known."""
+    return {} if settings.frequencies == "reference" else {"softest_invcm": driver.softest_mode()}
 
 
 def _figures(result: RelaxResult, run: SurfaceJob) -> dict[str, Any]:

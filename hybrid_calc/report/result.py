@@ -10,6 +10,8 @@ from rich.table import Table
 
 MOST_FREQUENCIES = 6
 """Lowest frequencies that are printed; all are in ``summary.json``."""
+TELLING_INVCM = 75.0
+"""Softer modes than this are spoken of: acetone's methyl groups lie at 67i on their barrier."""
 
 
 def print_result(console: Console, summary: Mapping[str, Any]) -> None:
@@ -32,6 +34,13 @@ def _minimum(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("largest force of the reference", f"{summary['fmax_ev_per_ang']:.4f} eV/A"),
         *_how(summary),
     ]
+    softest = summary.get("softest_invcm")
+    if softest is not None and softest < TELLING_INVCM:
+        words = (
+            f"{softest:.0f} 1/cm: too soft for forces to tell a minimum from a saddle; "
+            "relax.frequencies: reference does"
+        )
+        rows.append(("softest mode on the surface", words))
     found = summary.get("vibrations")
     if found is not None:
         lowest = ", ".join(f"{one:.0f}" for one in found["frequencies_invcm"][:MOST_FREQUENCIES])

@@ -151,6 +151,7 @@ def test_an_atom_that_is_not_there_cannot_be_fixed(jobs, tmp_path):
 
 def test_labels_of_the_store_cost_nothing_the_next_time(jobs, tmp_path):
     jobs.run(tmp_path / "one", store="shared.h5", **RELAX)
+    assert summary_of(tmp_path / "one")["softest_invcm"] > 100
     moved = ase.io.read(tmp_path / "one" / "relaxed.xyz")
     moved.calc = None
     moved.rotate(50, "x")
@@ -173,6 +174,7 @@ def test_frequencies_are_in_the_summary_and_printed(jobs, tmp_path):
     assert len(found["frequencies_invcm"]) == 3
     assert found["imaginary_modes"] == 0
     assert f"{found['zero_point_energy_ev']:.4f} eV" in ended.out
+    assert "softest_invcm" not in summary_of(output)  # the reference's own are known
     # six more labels an atom, each paid and kept
     assert summary_of(output)["reference_calls"] == len(FrameStore(output / "run.h5")) > 18
 

@@ -342,6 +342,17 @@ def test_frequencies_of_a_minimum_are_those_of_its_hessian(start, source):
     assert found.zero_point_energy == pytest.approx(found.frequencies.sum() / 8065.54 / 2, rel=1e-4)
 
 
+def test_the_softest_mode_is_the_surfaces_and_costs_no_label(start):
+    driver = HybridRelax(start, committee_of(near), Reference(cluster), RelaxSettings())
+    assert driver.softest_mode() is None
+    calls = driver.run().reference_calls
+    softest = driver.softest_mode()
+    assert driver.book.asked == calls
+    settings = RelaxSettings(frequencies="surface")
+    result = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
+    assert softest == pytest.approx(result.vibrations.frequencies[0])
+
+
 @pytest.mark.parametrize(("fmax", "noise"), [(0.1, 5e-3), (0.05, 5e-3), (0.01, 1e-3)])
 def test_forces_are_taken_for_no_noisier_than_a_tenth_of_the_target(fmax, noise):
     process = RelaxSettings(fmax_ev_per_ang=fmax).process
