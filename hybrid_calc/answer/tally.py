@@ -51,8 +51,9 @@ class Tally:
         self.unverified += not step.verified
         if step.decision.reasons:
             self.reasons.update(step.decision.policies)
+        seconds = self.seconds
         for stage, spent in step.seconds.items():
-            self.spend(stage, spent)
+            seconds[stage] = seconds.get(stage, 0.0) + spent
 
     def spend(self, stage: str, seconds: float) -> None:
         """Add wall time to a stage."""
