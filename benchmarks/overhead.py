@@ -3,12 +3,12 @@
 Four stacked MACE members, with the small network of benchmarks/committee.py (16
 scalars an atom, fewer than published models have) and with the production one;
 and ANI-1x, the fastest committee there is here, so that the share cannot hide
-behind a slow one.  Once as a run without calibration is,
-and once with training ranges, novelty on the descriptors and a calibrated
-threshold.  Trust is earned, as in a long run; without a calibration it is looked
+behind a slow one.  Once as a run without calibration is, and once with training
+ranges, novelty on the descriptors and a calibrated threshold.  Trust is earned, as in a long run; without a calibration it is looked
 up at every step, with one nothing hinges on it in a calm one.  Every step writes
 its line of decisions.jsonl.  Atoms shake around the start by 0.02 A, with the
-momenta of 300 K.
+momenta of 300 K.  Everything is measured in turn, several times, and the median
+told: what else the machine does for some seconds moves a single share by a fifth.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from hybrid_calc.gate.settings import PRESETS
 from hybrid_calc.geometry import molecule_of
 from hybrid_calc.training.ranges import fit_ranges
 
+ROUNDS = 7
 EVIDENCE = 50
 """Validated frames that trust is looked up in."""
 SHAKE = 0.02
@@ -67,12 +68,23 @@ class Calibrated:
 def main() -> None:
     options = bench.parser(__doc__ or "").parse_args()
     torch.set_num_threads(1)
-    steps = 100 if options.quick else 600
+    rounds, steps = (1, 100) if options.quick else (ROUNDS, 150)
+    measured = [in_turn(steps) for _ in range(rounds)]
+    figures = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
+    mace = MaceCommittee([network("production", seed) for seed in range(4)])
+    for size in SIZES[: 1 if options.quick else None]:
+        outside, inside = one_system(shaken(structure(size)), mace, 60, Gate(SETTINGS))
+        figures[f"overhead_share_production_{size}_atoms"] = outside / inside
+    targets = {name: ("<=", 0.05) for name in figures if name.startswith("overhead_share")}
+    bench.report(figures, targets, options.json)
+
+
+def in_turn(steps: int) -> dict[str, float]:
+    """Return every figure of the small committees once."""
     figures: dict[str, float] = {}
     mace = MaceCommittee([network("small", seed) for seed in range(4)])
     for size in SIZES:
         atoms = structure(size)
-        shaken(atoms)
         outside, inside = one_system(atoms, mace, steps, Gate(SETTINGS))
         figures[f"overhead_share_{size}_atoms"] = outside / inside
         figures[f"overhead_ms_{size}_atoms"] = outside * 1e3
@@ -81,20 +93,13 @@ def main() -> None:
         outside, inside = one_system(atoms, mace, steps, gate)
         figures[f"overhead_share_calibrated_{size}_atoms"] = outside / inside
         figures[f"overhead_ms_calibrated_{size}_atoms"] = outside * 1e3
-    mace = MaceCommittee([network("production", seed) for seed in range(4)])
-    for size in SIZES[: 1 if options.quick else None]:
-        outside, inside = one_system(
-            shaken(structure(size)), mace, max(steps // 10, 40), Gate(SETTINGS)
-        )
-        figures[f"overhead_share_production_{size}_atoms"] = outside / inside
     ani = AniCommittee()
     for size, atoms in zip(SIZES, (molecule("CH3CH2OH"), cluster(7), cluster(20)), strict=True):
         outside, inside = one_system(atoms, ani, steps, Gate(SETTINGS))
         figures[f"ani_overhead_over_committee_{size}_atoms"] = outside / inside
         if size == SIZES[0]:
             figures["overhead_over_lennard_jones_9_atoms"] = outside / lennard_jones(atoms)
-    targets = {name: ("<=", 0.05) for name in figures if name.startswith("overhead_share")}
-    bench.report(figures, targets, options.json)
+    return figures
 
 
 def one_system(atoms: Atoms, committee, steps: int, gate: Gate) -> tuple[float, float]:
