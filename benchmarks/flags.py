@@ -5,7 +5,8 @@ a false alarm; the training ranges come from another dynamics of the same
 molecule, once from as many frames as a committee is trained on and once from a
 tenth.  Dynamics at 1,200 K and 300 K frames with one bond stretched by a half
 show what the flags find.  Crystals of six metals at 300 K (EMT, 108 atoms) show how
-often a site of a perfect crystal is called a defect.
+often a site of a perfect crystal is called a defect.  Every so often a step at
+300 K is labelled (wB97X/6-31G(d), stability examined) for the flags of a label.
 The fingerprint distances are between independent frames of one
 trajectory: the trust radius should cover most of them, and not a bond that is
 being broken.
@@ -27,7 +28,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from committee_only import CommitteeOnly
 
-from hybrid_calc import AniCommittee, FlagLimits
+from hybrid_calc import AniCommittee, FlagLimits, PySCFReference
 from hybrid_calc.committee.prediction import CommitteeInfo
 from hybrid_calc.flags.contacts import pair_distances, pairs_of
 from hybrid_calc.flags.coverage import (
@@ -35,8 +36,10 @@ from hybrid_calc.flags.coverage import (
     fingerprint_columns,
     fingerprint_distance,
 )
+from hybrid_calc.flags.electronic import electronic_flags
 from hybrid_calc.flags.monitor import Monitor
 from hybrid_calc.flags.ranges import large_force
+from hybrid_calc.geometry import multiplicity_of
 from hybrid_calc.training.ranges import fit_ranges
 
 MOLECULES = ("CH3CH2OH", "H2O2", "C6H6", "CH3CONH2", "C2H6NH", "HCOOH", "CH3CHO")
@@ -53,6 +56,9 @@ FLAGS = (
     "mean_temperature",
     "large_force",
 )
+OF_LABELS = ("spin_contamination", "small_gap", "restricted_unstable", "unstable_state")
+LABELLED_EVERY = 200
+"""Steps of the dynamics whose state is solved."""
 TRAINING = 500
 """Frames, ten steps apart, of another dynamics of the same molecule that ranges are taken from."""
 METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt")
@@ -80,6 +86,7 @@ def main() -> None:
     frames = conserved = 0
     distances: list[float] = []
     stretched: list[float] = []
+    states = States()
     for name in names:
         atoms = _relaxed(name, committee)
         start = atoms.copy()
@@ -98,6 +105,8 @@ def main() -> None:
             survey = monitor.survey(atoms)
             mine.update(_names(survey, atoms, ranges))
             few.update(_names(scarce.survey(atoms), atoms, scarce_ranges))
+            if step % LABELLED_EVERY == 0:
+                states.look(atoms)
             if step % 50 == 0:
                 prints.append(survey.surroundings.fingerprint)
                 ordinary.append(atoms.copy())
@@ -110,6 +119,7 @@ def main() -> None:
         stretched += _stretch(atoms, prints)
         conserved += _drift_alarms(atoms, monitor, steps // 4)
     figures = {f"false_alarm_share_{flag}": alarms[flag] / frames for flag in FLAGS}
+    figures |= states.close()
     figures["false_alarm_share_energy_drift"] = conserved / (len(names) * (steps // 4))
     figures |= _site_figures(METALS[:1] if options.quick else METALS, steps)
     figures |= {f"false_alarm_share_{f}_{FEW}_frames": few[f] / frames for f in RANGED}
@@ -126,6 +136,28 @@ def main() -> None:
     figures["flag_false_alarm_share"] = max(shares)  # of the worst flag
     targets = {name: ("<=", 0.01) for name in figures if "false_alarm" in name}
     bench.report(figures, targets, options.json)
+
+
+class States:
+    """Solve a step now and then and count the flags of its label."""
+
+    def __init__(self) -> None:
+        self._reference = PySCFReference(stability="always")
+        self._alarms: Counter[str] = Counter()
+        self._solved = 0
+
+    def look(self, atoms: Atoms) -> None:
+        checks = self._reference.label(atoms).checks
+        flags = electronic_flags(checks, multiplicity_of(atoms), FlagLimits())
+        self._alarms.update(flag.name for flag in flags)
+        self._solved += 1
+
+    def close(self) -> dict[str, float]:
+        """Return in which share of them each flag was up, and how many they are."""
+        self._reference.close()
+        shares = {f"false_alarm_share_{flag}": self._alarms[flag] for flag in OF_LABELS}
+        figures = {name: number / self._solved for name, number in shares.items()}
+        return figures | {"frames_solved": float(self._solved)}
 
 
 def _relaxed(name, committee):

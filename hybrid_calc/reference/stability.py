@@ -50,7 +50,7 @@ class Verdict:
     rejection
         Why no label may be made of it; empty where one may.
     checks
-        Numbers for the label: ``stability_hartree``, ``restricted_above_ev``.
+        Numbers for the label: ``stability_hartree``, ``restricted_above_hartree``.
     """
 
     outcome: ScfOutcome
