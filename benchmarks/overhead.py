@@ -8,8 +8,8 @@ ranges, novelty on the descriptors and a calibrated threshold.  Trust is earned,
 as in a long run; without a calibration it is looked up at every step, with one
 nothing hinges on it in a calm one.  Every step writes its line of decisions.jsonl.
 Atoms shake around the start by 0.02 A, with the momenta of 300 K.  Everything is
-measured in turn, several times, and the median told: what else the machine does
-for some seconds moves a single share by a fifth.
+measured in turn, several times, and the median told (the production network
+once): what else the machine does for some seconds moves a single share by a fifth.
 """
 
 from __future__ import annotations

@@ -389,7 +389,7 @@ class Engine:
                         more=self._provenance(trajectory),
                     )
                 )
-            hard = observation.report.of(Severity.HARD)
+            hard = observation.report.of(Severity.HARD) or "outside" in decision.policies
             tolerated = self.gate.settings.when_reference_fails == "continue"
             if prediction is None or hard or not tolerated or "acquisition" in decision.policies:
                 raise

@@ -73,8 +73,8 @@ class RelaxResult:
     fmax
         The reference's largest force there after constraints, eV/A.
     confirmed
-        True only when ``fmax`` is under the target, and the Hessian, where it was wanted, has
-        no negative mode.
+        True only when ``fmax`` is under the target, and the Hessian, where it was wanted, shows
+        no saddle: no mode above 50i of the reference, none above 150i of the surface.
     missing
         What is missing to be confirmed, in words; empty when confirmed.
     method
@@ -101,6 +101,11 @@ class RelaxResult:
     labels: tuple[SurfaceLabel, ...]
     forecasts: tuple[Forecast, ...]
     vibrations: Vibrations | None = None
+
+
+SURFACE_SADDLE_INVCM = 150.0
+"""From here on an imaginary mode of a surface is a saddle's; softer ones may have the wrong sign
+where few labels made the surface."""
 
 
 class HybridRelax:
@@ -233,6 +238,12 @@ class HybridRelax:
             return self._on_surface(best.positions)
         hessian = reference_hessian(self.atoms, best.positions, self._label)
         return vibrations_of(self.atoms, best.positions, hessian)
+
+    def _saddle(self, vibrations: Vibrations) -> bool:
+        """Tell whether frequencies show a saddle; a surface's soft ones may have the wrong sign."""
+        if self.settings.frequencies == "surface":
+            return bool(vibrations.frequencies.min(initial=0.0) < -SURFACE_SADDLE_INVCM)
+        return vibrations.imaginary > 0
 
     def _on_surface(self, positions: NDArray[np.float64]) -> Vibrations:
         hessian = surface_hessian(self.book.surface(), positions)
@@ -413,7 +424,7 @@ class HybridRelax:
                 f"the reference's largest force is {fmax:.3f} eV/A after {self.book.asked} calls, "
                 f"over the target {self.settings.fmax_ev_per_ang:g}; raise relax.steps."
             )
-        if vibrations is not None and vibrations.imaginary:
+        if vibrations is not None and self._saddle(vibrations):
             missing = (
                 f"{vibrations.imaginary} imaginary frequencies: a saddle, not a minimum. "
                 "Displace the structure along that mode and relax again."

@@ -13,7 +13,7 @@ from hybrid_calc.drivers.labelling import NO_MORE_LABELS
 from hybrid_calc.drivers.relax import HybridRelax, RelaxResult
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.surface_job import SurfaceJob, coverage_of
-from hybrid_calc.errors import ReferenceFailed
+from hybrid_calc.errors import MemberLost, PredictionFailed, ReferenceFailed
 
 
 def run_surface_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcome:
@@ -43,8 +43,10 @@ def run_surface_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcom
     driver = HybridRelax(atoms, predict_many, run.label, settings, known=run.known, save=run.save)
     if state is not None:
         driver.restore(state)
+    softest = None
     try:
         result = driver.run()
+        softest = _softest(driver, result)
     except NO_MORE_LABELS as error:
         if isinstance(error, ReferenceFailed):
             raise
@@ -55,13 +57,18 @@ def run_surface_relax(atoms: Atoms, settings: RelaxSettings, job: Job) -> Outcom
         ending=run.ending(confirmed=result.confirmed),
         steps=run.asked,
         why=result.missing,
-        figures=_figures(result, run) | _softest(driver, settings),
+        figures=_figures(result, run) | {"softest_invcm": softest},
     )
 
 
-def _softest(driver: HybridRelax, settings: RelaxSettings) -> dict[str, Any]:
-    """Return the softest mode where the reference's own frequencies are not known."""
-    return {} if settings.frequencies == "reference" else {"softest_invcm": driver.softest_mode()}
+def _softest(driver: HybridRelax, result: RelaxResult) -> float | None:
+    """Return the softest mode that is known, 1/cm; None where there is none to be had."""
+    if result.vibrations is not None and len(result.vibrations.frequencies):
+        return float(result.vibrations.frequencies[0])
+    try:
+        return driver.softest_mode()
+    except (PredictionFailed, MemberLost):
+        return None  # nothing depends on it
 
 
 def _figures(result: RelaxResult, run: SurfaceJob) -> dict[str, Any]:

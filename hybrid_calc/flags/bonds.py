@@ -110,7 +110,6 @@ class BondWatch:
         StructureError
             A distance is not finite.
         """
-        self.window.append(distances)
         if self._quiet_bounds is not None:
             apart = distances - self._quiet_bounds
             if np.maximum.reduce(apart[0] * apart[1], initial=-math.inf) <= 0:
@@ -118,9 +117,11 @@ class BondWatch:
                     for memory in self._memories():
                         memory[:] = 0
                     self._still = True
+                self.window.append(distances)
                 return []
         if not np.isfinite(distances).all():  # never quiet, and no test below would see it
             raise StructureError("distances of atoms are not finite; the step before went wrong.")
+        self.window.append(distances)
         self._still = False
         limits = self._limits
         lasting = limits.persistence_steps if moving else 1

@@ -27,6 +27,8 @@ _CUTOFF, _ZERO = np.array(FINGERPRINT_CUTOFF), np.array(0.0)
 _CENTRE_DEPTHS = FINGERPRINT_CUTOFF - FINGERPRINT_CENTRES
 _SHARPNESS = np.array(-1 / FINGERPRINT_WIDTH**2)
 _HALF_WAVE = np.array(np.pi / (2 * FINGERPRINT_CUTOFF))
+for _constant in (_CUTOFF, _ZERO, _CENTRE_DEPTHS, _SHARPNESS, _HALF_WAVE):
+    _constant.setflags(write=False)
 FEW_PAIRS = 300
 """Up to so many pairs, leaving out those beyond the cut-off costs more than it saves."""
 MANY_PAIRS = 5000

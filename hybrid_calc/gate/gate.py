@@ -397,7 +397,9 @@ class Gate:
         """Return whether the call can be paid; raise where it must not be skipped."""
         if not reasons or self.budget.allows(audit=reasons[0].policy == "audit"):
             return True
-        hard = observation.report.of(Severity.HARD)
+        # Nobody but the reference has an answer outside, and is to be believed at a hard flag
+        outside = any(reason.policy == "outside" for reason in reasons)
+        hard = outside or observation.report.of(Severity.HARD)
         wanted = reasons[0].policy == "acquisition"
         if self.settings.when_budget_ends == "continue" and not hard and not wanted:
             return False

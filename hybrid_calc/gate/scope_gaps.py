@@ -8,10 +8,12 @@ a cation was looked at.  So each is named.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from ase.data import atomic_numbers
 
+from hybrid_calc.flags.limits import FlagLimits
 from hybrid_calc.gate.regime import (
     CLASH,
     DEFECT,
@@ -29,7 +31,8 @@ BY_TEMPERATURE = (EQUILIBRIUM, WARM, HOT)
 """Regimes that differ in nothing but temperature."""
 KNOWN_REGIMES = (*BY_TEMPERATURE, HIGH_ENERGY, REACTIVE, CLASH, DEFECT)
 """Kinds of geometry that a card names where it has no frame of them."""
-OUTSIDE_DYNAMICS = (None, None)
+Band = tuple[float | None, float | None]
+OUTSIDE_DYNAMICS: Band = (None, None)
 NONMETALS = frozenset(
     {"H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "As", "Se", "Br",
      "Kr", "Te", "I", "Xe", "At", "Rn"}
@@ -39,25 +42,16 @@ NONMETALS = frozenset(
 def gaps_between(entries: Sequence[ScopeEntry]) -> list[str]:
     """Return the regimes, temperatures, species and molecules that no entry validates.
 
-    Entries that are there and too weak are not among them.
+    Entries that are there and too weak are not among them: the card tells what they lack.
     """
     good = [entry for entry in entries if entry.validated]
-    gaps = [*_regimes(entries), *_bands(good, several=len(_chemistries(entries)) > 1)]
+    gaps = [*_regimes(entries), *_bands(entries)]
     if not any("transition" in entry.regime.name for entry in good):
         gaps.append("transition states")
     elements = {symbol for entry in good for symbol in entry.regime.elements.split()}
     if elements <= NONMETALS:
         gaps.append("metals")
-    charges = sorted({entry.regime.charge for entry in good})
-    if any(charges):
-        gaps.append(f"charges other than {', '.join(map(_signed, charges))}")
-    else:
-        gaps.append("charged species")
-    spins = sorted({entry.regime.multiplicity for entry in good})
-    if set(spins) - {1}:
-        gaps.append(f"multiplicities other than {', '.join(map(str, spins))}")
-    else:
-        gaps.append("open shells (multiplicity other than 1)")
+    gaps += _charges(good)
     known = " ".join(sorted(elements, key=lambda symbol: atomic_numbers[symbol]))
     gaps.append(f"elements other than {known}" if known else "any element")
     molecules = sorted({formula for entry in good for formula in entry.molecules})
@@ -80,29 +74,62 @@ def _regimes(entries: Sequence[ScopeEntry]) -> Iterator[str]:
                 yield f"{name}{f' {chemistry}' if len(chemistries) > 1 else ''}: no frame"
 
 
-def _bands(good: Sequence[ScopeEntry], *, several: bool) -> Iterator[str]:
-    """Yield the temperatures at which nothing is validated, kind by kind of geometry."""
-    if all((entry.above, entry.up_to) == OUTSIDE_DYNAMICS for entry in good):
-        yield "dynamics at any temperature"
-    kinds: dict[tuple[str, str], set[tuple[float | None, float | None]]] = {}
+def _charges(good: Sequence[ScopeEntry]) -> Iterator[str]:
+    """Yield which charges and spins are not validated, as pairs where there is more than one."""
+    pairs: dict[str, set[tuple[int, int]]] = {}
     for entry in good:
-        name = "" if entry.regime.name in BY_TEMPERATURE else entry.regime.name
+        regime = entry.regime
+        pairs.setdefault(regime.elements, set()).add((regime.charge, regime.multiplicity))
+    if all(known == {(0, 1)} for known in pairs.values()):
+        yield "charged species"
+        yield "open shells (multiplicity other than 1)"
+        return
+    for elements, known in sorted(pairs.items()):
+        words = ", ".join(f"{f'{q:+d}' if q else 0}/{spin}" for q, spin in sorted(known))
+        label = f"{elements}: " if len(pairs) > 1 else ""
+        yield f"{label}charge and multiplicity other than {words}"
+
+
+def _bands(entries: Sequence[ScopeEntry]) -> Iterator[str]:
+    """Yield the temperatures at which nothing was looked at, kind by kind of geometry."""
+    kinds: dict[tuple[str, str], set[Band]] = {}
+    for entry in entries:
+        name = entry.regime.name
+        if name in BY_TEMPERATURE and _usual(entries):
+            name = ""  # they part at these very temperatures
         kinds.setdefault((name, _chemistry(entry.regime)), set()).add((entry.above, entry.up_to))
-    for (name, chemistry), known in sorted(kinds.items()):
+    several = len(_chemistries(entries)) > 1
+    for (name, chemistry), known in sorted(kinds.items()) or [(("", ""), set[Band]())]:
         words = " ".join(word for word in (name, chemistry if several else "") if word)
         label = f"{words}, " if words else ""
         if OUTSIDE_DYNAMICS not in known:
             yield f"{label}geometries outside dynamics (relaxations, bands, scans)"
-        if known != {OUTSIDE_DYNAMICS}:
+        if known <= {OUTSIDE_DYNAMICS}:
+            yield f"{label}dynamics at any temperature"
+        else:
             yield from (f"{label}{band_name(band)}" for band in _missing(known))
 
 
-def _missing(
-    known: set[tuple[float | None, float | None]],
-) -> list[tuple[float | None, float | None]]:
+def _usual(entries: Sequence[ScopeEntry]) -> bool:
+    """Tell whether equilibrium, warm and hot end at the temperatures that they usually do."""
+    usual = FlagLimits()
+    ends = {
+        EQUILIBRIUM: (0.0, usual.warm_above_kelvin),
+        WARM: (usual.warm_above_kelvin, usual.hot_above_kelvin),
+        HOT: (usual.hot_above_kelvin, math.inf),
+    }
+    return all(
+        ends[entry.regime.name][0] <= (entry.above or 0.0)
+        and (entry.up_to or math.inf) <= ends[entry.regime.name][1]
+        for entry in entries
+        if entry.regime.name in ends and (entry.above, entry.up_to) != OUTSIDE_DYNAMICS
+    )
+
+
+def _missing(known: set[Band]) -> list[Band]:
     """Return the temperatures between bands, those that touch each other as one."""
     ends = (None, *BANDS_KELVIN, None)
-    missing: list[tuple[float | None, float | None]] = []
+    missing: list[Band] = []
     for band in itertools.pairwise(ends):
         if band in known:
             continue
@@ -120,10 +147,6 @@ def _chemistry(regime: Regime) -> str:
 
 def _chemistries(entries: Sequence[ScopeEntry]) -> list[str]:
     return sorted({_chemistry(entry.regime) for entry in entries})
-
-
-def _signed(charge: int) -> str:
-    return f"{charge:+d}" if charge else "0"
 
 
 def _others_than(molecules: Sequence[str]) -> str:

@@ -37,10 +37,10 @@ def _minimum(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     softest = summary.get("softest_invcm")
     if softest is not None and softest < TELLING_INVCM:
         words = (
-            f"{softest:.0f} 1/cm: too soft for forces to tell a minimum from a saddle; "
-            "relax.frequencies: reference does"
+            f"{softest:.0f} 1/cm: too soft for forces, or for a surface, to tell a minimum from a "
+            "saddle; relax.frequencies: reference does, above 50i"
         )
-        rows.append(("softest mode on the surface", words))
+        rows.append(("softest mode", words))
     found = summary.get("vibrations")
     if found is not None:
         lowest = ", ".join(f"{one:.0f}" for one in found["frequencies_invcm"][:MOST_FREQUENCIES])

@@ -16,7 +16,7 @@ from hybrid_calc.drivers.relax import HybridRelax
 from hybrid_calc.drivers.saddle import modes_at
 from hybrid_calc.drivers.settings import RelaxSettings
 from hybrid_calc.drivers.shape import part_clashes
-from hybrid_calc.drivers.vibrations import vibrations_of
+from hybrid_calc.drivers.vibrations import SOFT_INVCM, Vibrations, vibrations_of
 from hybrid_calc.errors import BudgetExhausted, InputError, ReferenceFailed, StructureError
 from hybrid_calc.gate.settings import GateSettings
 from hybrid_calc.reference.toy import ToyReference
@@ -351,6 +351,22 @@ def test_the_softest_mode_is_the_surfaces_and_costs_no_label(start):
     settings = RelaxSettings(frequencies="surface")
     result = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
     assert softest == pytest.approx(result.vibrations.frequencies[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "lowest", "confirmed"),
+    [("surface", -80, True), ("surface", -200, False), ("reference", -80, False),
+     ("reference", -30, True)],
+)  # fmt: skip
+def test_a_soft_mode_of_the_surface_is_no_saddle(start, source, lowest, confirmed, monkeypatch):
+    frequencies = np.array([lowest, 900.0, 1000.0])
+    imaginary = int((frequencies < -SOFT_INVCM).sum())
+    found = Vibrations(frequencies=frequencies, zero_point_energy=0.1, imaginary=imaginary)
+    monkeypatch.setattr("hybrid_calc.drivers.relax.vibrations_of", lambda *_: found)
+    settings = RelaxSettings(frequencies=source)
+    result = HybridRelax(start, committee_of(near), Reference(cluster), settings).run()
+    assert result.confirmed is confirmed
+    assert bool(result.missing) is not confirmed
 
 
 @pytest.mark.parametrize(("fmax", "noise"), [(0.1, 5e-3), (0.05, 5e-3), (0.01, 1e-3)])

@@ -17,7 +17,7 @@ from hybrid_calc.gate.scope_entry import band_name, band_of, chosen_entries, sco
 from hybrid_calc.report.scope import ScopeLog, scope_line
 from tests.gate.populations import CALM, TOLERANCE, TOLERANCES, frames_of, gated, run
 
-REACTIVE = dataclasses.replace(CALM, name="reactive")
+REACTIVE, WARM = (dataclasses.replace(CALM, name=name) for name in ("reactive", "warm"))
 GOOD, BAD = 0.05, 0.5
 
 
@@ -89,24 +89,25 @@ def test_the_statement_in_words():
 
 
 def test_everything_else_is_named():
-    frames = frames_of(errors(100), temperatures=np.full(100, 450.0))
+    frames = frames_of(errors(100), temperatures=np.full(100, 450.0), regimes=[WARM] * 100)
     gaps = card_of(frames).not_validated()
     for words in (
         "transition states", "metals", "above 500 K", "charged species", "elements other than H O",
         "molecules other than H2O", "periodic cells", "reactive: no frame",
     ):  # fmt: skip
         assert words in gaps, words
-    assert "equilibrium: no frame" not in gaps
+    assert "warm: no frame" not in gaps
 
 
 def test_every_band_and_regime_without_frames_is_named_chemistry_by_chemistry():
-    gaps = card_of(frames_of(errors(100), temperatures=np.full(100, 450.0))).not_validated()
+    frames = frames_of(errors(100), temperatures=np.full(100, 450.0), regimes=[WARM] * 100)
+    gaps = card_of(frames).not_validated()
     assert {"up to 350 K", "above 500 K"} <= set(gaps)
     assert "geometries outside dynamics (relaxations, bands, scans)" in gaps
     ammonia = dataclasses.replace(REACTIVE, elements="H N")
     frames = frames_of(
         errors(300),
-        regimes=[CALM] * 200 + [ammonia] * 100,
+        regimes=[CALM] * 100 + [WARM] * 100 + [ammonia] * 100,
         temperatures=np.array([300.0] * 100 + [600.0] * 100 + [900.0] * 100),
     )
     gaps = card_of(frames).not_validated()
@@ -123,8 +124,13 @@ def test_one_cation_does_not_stand_for_charged_species():
     kinds = [CALM, dataclasses.replace(CALM, charge=1, multiplicity=2)]
     frames = frames_of(errors(200), regimes=[kind for kind in kinds for _ in range(100)])
     gaps = card_of(frames).not_validated()
-    assert {"charges other than 0, +1", "multiplicities other than 1, 2"} <= set(gaps)
+    assert "charge and multiplicity other than 0/1, +1/2" in gaps
     assert "charged species" not in gaps
+    others = [*kinds, dataclasses.replace(CALM, elements="H C O")]
+    frames = frames_of(errors(300), regimes=[kind for kind in others for _ in range(100)])
+    gaps = card_of(frames).not_validated()
+    assert "H O: charge and multiplicity other than 0/1, +1/2" in gaps
+    assert "H C O: charge and multiplicity other than 0/1" in gaps
 
 
 def test_a_card_of_relaxations_alone_names_dynamics():
@@ -132,6 +138,37 @@ def test_a_card_of_relaxations_alone_names_dynamics():
     gaps = card_of(frames).not_validated()
     assert "dynamics at any temperature" in gaps
     assert not any("outside dynamics" in gap or gap.startswith("above") for gap in gaps)
+    ammonia = dataclasses.replace(CALM, elements="H N")
+    frames = frames_of(
+        errors(200),
+        regimes=[CALM] * 100 + [ammonia] * 100,
+        temperatures=np.array([300.0] * 100 + [np.nan] * 100),
+    )
+    gaps = card_of(frames).not_validated()
+    assert {"H N, dynamics at any temperature", "H O, above 350 K"} <= set(gaps)
+
+
+def test_bands_beside_a_weak_one_are_named_and_the_weak_one_once():
+    frames = frames_of(errors(110), regimes=[CALM] * 100 + [REACTIVE] * 10)
+    gaps = card_of(frames).not_validated()
+    assert {
+        "reactive, above 350 K",
+        "reactive, geometries outside dynamics (relaxations, bands, scans)",
+        "above 350 K",
+    } <= set(gaps)
+    assert len([gap for gap in gaps if gap.startswith("reactive H O, up to 350 K")]) == 1
+    nothing = card_of(frames_of([])).not_validated()
+    assert "geometries outside dynamics (relaxations, bands, scans)" in nothing
+
+
+def test_regimes_that_part_elsewhere_are_named_one_by_one():
+    frames = frames_of(
+        errors(200),
+        regimes=[CALM] * 100 + [WARM] * 100,  # parted at 400 K
+        temperatures=np.array([370.0] * 100 + [600.0] * 100),
+    )
+    gaps = card_of(frames).not_validated()
+    assert {"warm, up to 500 K", "warm, above 700 K", "equilibrium, up to 350 K"} <= set(gaps)
 
 
 def test_the_card_tells_errors_in_words():
