@@ -19,6 +19,7 @@ from ase.build import molecule
 from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
 
+from hybrid_calc.errors import MemberLost
 from hybrid_calc.reference.ase_backend import gfn2_xtb
 from hybrid_calc.reference.toy import ToyReference
 from hybrid_calc.store.frames import FrameStore
@@ -163,6 +164,16 @@ def test_labels_of_the_store_cost_nothing_the_next_time(jobs, tmp_path):
     assert two["known_labels"] == one["reference_calls"] > 0
     assert two["reference_calls"] == 0
     assert two["energy_ev"] == pytest.approx(one["energy_ev"], abs=1e-9)
+
+
+def test_a_committee_that_fails_at_the_softest_mode_costs_no_result(jobs, tmp_path, monkeypatch):
+    def fails(*_):
+        raise MemberLost("a member died")
+
+    monkeypatch.setattr("hybrid_calc.drivers.relax.surface_hessian", fails)
+    ended = jobs.run(tmp_path / "run", **RELAX)
+    assert ended.code == 0, ended.err
+    assert summary_of(tmp_path / "run")["softest_invcm"] is None
 
 
 def test_frequencies_are_in_the_summary_and_printed(jobs, tmp_path):

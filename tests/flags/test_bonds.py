@@ -150,6 +150,8 @@ def test_distances_that_overflow_raise_though_every_position_is_finite(shown):
     far.positions[1], far.positions[2] = 1.7e308, -1.7e308
     with np.errstate(over="ignore"), pytest.raises(StructureError, match="not finite"):
         watch.survey(far)
+    watch.survey(water())
+    assert np.isfinite(watch.recent().lengths).all()  # nothing of it is kept
 
 
 def test_ranges_that_say_nothing_flag_nothing():

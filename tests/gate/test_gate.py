@@ -458,6 +458,15 @@ def test_a_state_is_not_changed_by_going_on():
 # what must never happen
 
 
+@pytest.mark.parametrize("spread", [None, np.inf])
+def test_without_a_number_from_the_committee_no_budget_lets_its_answer_pass(spread):
+    judge = gate("uncertain", budget=1, when_budget_ends="continue")
+    judge.budget.spend(audit=False)
+    assert decide(judge, 9.0).unpaid  # a doubt goes on unverified
+    with pytest.raises(BudgetExhausted):
+        decide(judge, spread)
+
+
 flags = st.lists(st.sampled_from([BREAKING, CLASH, WARM, STRANGER]), max_size=3, unique=True)
 
 
