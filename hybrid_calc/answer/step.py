@@ -23,8 +23,8 @@ from hybrid_calc.reference.label import Label
 class Step:
     """Everything that happened to one geometry.
 
-    Nobody changes it.  It is not frozen because that doubles the time to fill
-    it, at every step; nor are the parts it is made of.
+    Nobody changes it.  It is not frozen, nor are the parts it is made of,
+    because filling a frozen one takes longer, at every step.
 
     Attributes
     ----------

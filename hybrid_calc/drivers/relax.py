@@ -58,6 +58,10 @@ AT_SADDLE_ANG = 0.05
 SCHEMA = 3
 """Of the state to resume from."""
 
+SURFACE_SADDLE_INVCM = 150.0
+"""From here on an imaginary mode of a surface is a saddle's; softer ones may have the wrong sign
+where few labels made the surface."""
+
 SaveState = Callable[[Mapping[str, Any]], None]
 """Called with the driver's JSON-able state after every label."""
 
@@ -101,11 +105,6 @@ class RelaxResult:
     labels: tuple[SurfaceLabel, ...]
     forecasts: tuple[Forecast, ...]
     vibrations: Vibrations | None = None
-
-
-SURFACE_SADDLE_INVCM = 150.0
-"""From here on an imaginary mode of a surface is a saddle's; softer ones may have the wrong sign
-where few labels made the surface."""
 
 
 class HybridRelax:

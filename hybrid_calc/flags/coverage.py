@@ -22,7 +22,7 @@ FINGERPRINT_CENTRES = np.linspace(0.6, 2.8, 12)
 """Centres of the radial functions, A."""
 FINGERPRINT_WIDTH = 0.25
 """Width of the radial functions, A."""
-# Arrays, because NumPy takes twice as long to multiply by a Python number.
+# Arrays, because NumPy takes longer to multiply by a Python number.
 _CUTOFF, _ZERO = np.array(FINGERPRINT_CUTOFF), np.array(0.0)
 _CENTRE_DEPTHS = FINGERPRINT_CUTOFF - FINGERPRINT_CENTRES
 _SHARPNESS = np.array(-1 / FINGERPRINT_WIDTH**2)

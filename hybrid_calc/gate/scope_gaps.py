@@ -92,11 +92,10 @@ def _charges(good: Sequence[ScopeEntry]) -> Iterator[str]:
 
 def _bands(entries: Sequence[ScopeEntry]) -> Iterator[str]:
     """Yield the temperatures at which nothing was looked at, kind by kind of geometry."""
+    one_kind = BY_TEMPERATURE if _usual(entries) else ()  # they part where bands do
     kinds: dict[tuple[str, str], set[Band]] = {}
     for entry in entries:
-        name = entry.regime.name
-        if name in BY_TEMPERATURE and _usual(entries):
-            name = ""  # they part at these very temperatures
+        name = "" if entry.regime.name in one_kind else entry.regime.name
         kinds.setdefault((name, _chemistry(entry.regime)), set()).add((entry.above, entry.up_to))
     several = len(_chemistries(entries)) > 1
     for (name, chemistry), known in sorted(kinds.items()) or [(("", ""), set[Band]())]:
