@@ -11,7 +11,7 @@ from rich.table import Table
 MOST_FREQUENCIES = 6
 """Lowest frequencies that are printed; all are in ``summary.json``."""
 TELLING_INVCM = 75.0
-"""Softer modes than this are spoken of: acetone's methyl groups lie at 67i on their barrier."""
+"""Softer modes than this are spoken of, such as a methyl group's on its barrier."""
 
 
 def print_result(console: Console, summary: Mapping[str, Any]) -> None:
